@@ -1,0 +1,145 @@
+"""The exceptions of Strongroom.
+
+`TypeError`, `ValueError`, `BufferError` and `OSError` stay themselves. No message holds a key,
+a PIN or plaintext. The Rust core raises these very classes.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuditError",
+    "AuditIntegrityError",
+    "DecryptionError",
+    "FormatError",
+    "HSMError",
+    "KeyNotFoundError",
+    "KeyStateError",
+    "KeyStoreBusyError",
+    "KeyStoreError",
+    "LimitError",
+    "MasterKeyError",
+    "RotationError",
+    "StrongroomError",
+    "UnsupportedVersionError",
+]
+
+
+class StrongroomError(Exception):
+    """Base class of every exception that this package defines."""
+
+
+class FormatError(StrongroomError, ValueError):
+    """The bytes are not a Strongroom message, or not a whole one.
+
+    Raised for what is visible without any key; the text says which bytes.
+    """
+
+
+class UnsupportedVersionError(FormatError):
+    """The message begins as a Strongroom message, with a version or kind that is not known here."""
+
+
+class DecryptionError(StrongroomError):
+    """The message does not authenticate: wrong key, wrong associated data, or damaged bytes.
+
+    Which of them it was is not told, on purpose; the text is always the same.
+
+    Attributes:
+        index: In a batch, the position of the first record that failed; else None.
+    """
+
+    TEXT = "decryption failed: wrong key, wrong associated data, or damaged message"
+
+    def __init__(self, message: str = TEXT, *, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class LimitError(StrongroomError, ValueError):
+    """A limit of the format would be passed, by the input's length or by the use of a key."""
+
+
+class KeyNotFoundError(StrongroomError, KeyError):
+    """No key of that id (or no keyset of that name) is here.
+
+    The key may be retired or destroyed, belong to another keyset, or never have existed.
+
+    Attributes:
+        key_id: The id that was looked for, 32 hex digits, or None where a keyset was looked for.
+    """
+
+    def __init__(self, message: str, *, key_id: str | None = None) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+    def __str__(self) -> str:
+        # KeyError's own __str__ is the repr of its argument, in quotes.
+        return str(self.args[0])
+
+
+class KeyStateError(StrongroomError):
+    """The state of the key does not allow what was asked.
+
+    Attributes:
+        key_id: The key's id, 32 hex digits, or None where a keyset has no key to name.
+        state: The key's state, as in `Key.state`, or None.
+    """
+
+    def __init__(
+        self, message: str, *, key_id: str | None = None, state: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+        self.state = state
+
+
+class KeyStoreError(StrongroomError):
+    """The key store can't be used: closed, damaged, of another version, or out of reach."""
+
+
+class KeyStoreBusyError(KeyStoreError):
+    """Another process held the key store's lock for longer than the busy timeout. Try again."""
+
+
+class MasterKeyError(StrongroomError):
+    """A master key could not wrap or unwrap.
+
+    Attributes:
+        retryable: Whether the same call may succeed later (a time-out, say), or not (a wrong key).
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class HSMError(StrongroomError):
+    """A hardware security module, or its PKCS#11 library, refused or failed."""
+
+
+class RotationError(StrongroomError):
+    """A rotation did not end.
+
+    Attributes:
+        journal: Path of the journal from which it is recovered, or None where nothing was begun.
+    """
+
+    def __init__(self, message: str, *, journal: str | None = None) -> None:
+        super().__init__(message)
+        self.journal = journal
+
+
+class AuditError(StrongroomError):
+    """The audit log could not be written or read."""
+
+
+class AuditIntegrityError(AuditError):
+    """The audit log was changed.
+
+    Attributes:
+        sequence: The number of the first bad record, or None where it can't be named.
+    """
+
+    def __init__(self, message: str, *, sequence: int | None = None) -> None:
+        super().__init__(message)
+        self.sequence = sequence

@@ -1,0 +1,1 @@
+//! The cryptographic core of Strongroom.
