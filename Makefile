@@ -1,0 +1,80 @@
+# Every target makes its own virtual environment and installs what it needs, Debian packages too
+# where it runs as root: scripts/bootstrap.sh. Nothing is written outside this folder and cargo's and
+# pip's caches.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export CARGO_TERM_COLOR ?= never
+export PYTHONDONTWRITEBYTECODE := 1
+
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 150
+SOURCES := python tests scripts $(wildcard benches)
+
+.PHONY: help bootstrap build demo test lint format licences bench fuzz wheel sdist clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
+
+bootstrap:
+	@scripts/bootstrap.sh $(VENV) test dev
+
+build: bootstrap
+	@maturin develop --release --locked --quiet
+
+demo: build  ## encrypt, rotate, rewrap and decrypt a real tree; DEMO_SOURCE names another one
+	@python scripts/demo.py
+
+test: build  ## Rust and Python tests on the release build, and the demo on a small tree
+	cargo test --locked --workspace
+	pytest --no-skips $(PYTEST_ARGS)
+	DEMO_SOURCE=tests python scripts/demo.py
+
+lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet -p strongroom-core
+	ruff check $(SOURCES)
+	ruff format --check $(SOURCES)
+	mypy
+	python scripts/third_party.py --check
+
+format: bootstrap  ## format the sources
+	cargo fmt --all
+	ruff check --fix $(SOURCES)
+	ruff format $(SOURCES)
+
+licences: bootstrap  ## write THIRD-PARTY-LICENSES from Cargo.lock
+	python scripts/third_party.py
+
+bench: build  ## measure against the peers
+	@scripts/bootstrap.sh $(VENV) test dev bench
+	python -m benches
+
+fuzz:  ## run each fuzz target for FUZZ_SECONDS
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+wheel:  ## a manylinux2014 wheel in dist/, tried on each CPython that is here
+	@scripts/bootstrap.sh .venv-wheel wheel
+	rm -f dist/*.whl
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" maturin build --release --locked --compatibility manylinux2014 --zig --out dist
+	.venv-wheel/bin/python scripts/try_package.py dist/*.whl
+
+sdist:  ## a source distribution in dist/, built in an empty directory and tried likewise
+	@scripts/bootstrap.sh $(VENV) test dev
+	rm -f dist/*.tar.gz
+	maturin sdist --out dist
+	python scripts/try_package.py dist/*.tar.gz
+
+clean:  ## remove all that the other targets made
+	rm -rf .venv .venv-wheel target rust/fuzz/target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f python/strongroom/*.so
