@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "THIRD-PARTY-LICENSES"
 NAMES = ("licen", "copying", "notice", "copyright", "unlicense")
+SOURCES = (".c", ".cc", ".go", ".h", ".json", ".pl", ".py", ".rs", ".sh", ".toml")
 RULE = "=" * 80
 # The Rust standard library is linked into every extension and is no crate of Cargo.lock.
 HEAD = """\
@@ -59,14 +60,14 @@ def linked_crates() -> list[dict[str, Any]]:
 
 
 def licence_texts(crate: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return name and text of each licence file in a crate's package, bundled C sources included."""
+    """Return name and text of each licence file in a crate's package, bundled C code included."""
     folder = Path(crate["manifest_path"]).parent
     texts = []
     for path in sorted(folder.rglob("*")):
         if (
             path.is_file()
             and path.name.lower().startswith(NAMES)
-            and path.suffix.lower() in ("", ".md", ".txt")
+            and path.suffix.lower() not in SOURCES
         ):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             text = "\n".join(line.rstrip() for line in lines).strip("\n")
