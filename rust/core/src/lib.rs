@@ -1,1 +1,21 @@
-//! The cryptographic core of Strongroom.
+//! The cryptographic core of Strongroom: records, envelopes and streams of AES-256-GCM, and the
+//! memory that their keys live in. No Python in here; the format is `FORMAT.md`.
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod batch;
+pub mod engine;
+pub mod envelope;
+pub mod error;
+pub mod kc_xaes;
+pub mod kdf;
+pub mod keys;
+pub mod parallel;
+pub mod params;
+pub mod random;
+pub mod record;
+pub mod secret;
+pub mod slot;
+pub mod stream;
+
+pub use error::{Error, Result};

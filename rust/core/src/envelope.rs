@@ -1,0 +1,457 @@
+//! Kind 02, envelope: FORMAT.md §4. A header of slots in front of a Cobblestone-256 message.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result, hex};
+use crate::keys::{BoxLabel, KeyId, Material};
+use crate::params::{
+    ENVELOPE_FIXED_LEN, ENVELOPE_HEADER_MAX, KEY_LEN, KIND_ENVELOPE, MAGIC, PREAMBLE_LEN,
+    SLOT_BODY_MAX, SLOT_EMPTY, SLOT_HEADER_LEN, SLOT_KEYSET, SLOT_MASTER, SLOT_PASSPHRASE,
+    SLOTS_MAX, STREAM_PREFIX_LEN, TAG_LEN,
+};
+use crate::record::{check_associated_data, kind, wrong_kind};
+use crate::secret::{Secret, scrub_stack};
+use crate::slot::{Content, PassphraseParams, Slot, seal_body};
+use crate::stream::{self, Prefix, StreamKey};
+
+const PREAMBLE: [u8; PREAMBLE_LEN] = [MAGIC[0], MAGIC[1], MAGIC[2], KIND_ENVELOPE];
+
+/// Slots and prefix of an envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The slots in their order.
+    pub slots: Vec<Slot>,
+    /// Salt and commitment behind them.
+    pub prefix: Prefix,
+}
+
+/// How far a header goes, as far as its first bytes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The header, prefix included, ends here.
+    Complete(usize),
+    /// At least so many bytes of the message are needed to tell more.
+    AtLeast(usize),
+}
+
+impl Header {
+    /// Where the header ends: slots and the 56 bytes of the prefix.
+    ///
+    /// # Errors
+    /// [`Error::Format`], [`Error::UnsupportedVersion`] for bytes that no header begins with.
+    pub fn extent(bytes: &[u8]) -> Result<Extent> {
+        if bytes.len() < PREAMBLE_LEN && MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]) {
+            return Ok(Extent::AtLeast(ENVELOPE_FIXED_LEN));
+        }
+        let kind = kind(bytes)?;
+        if kind != KIND_ENVELOPE {
+            return Err(wrong_kind(kind, "an envelope (02)"));
+        }
+        let Some(&count) = bytes.get(PREAMBLE_LEN) else {
+            return Ok(Extent::AtLeast(ENVELOPE_FIXED_LEN));
+        };
+        if !(1..=SLOTS_MAX).contains(&usize::from(count)) {
+            return Err(Error::Format(format!(
+                "byte 4: {count} slots, and 1 to 16 are allowed"
+            )));
+        }
+        let mut at = ENVELOPE_FIXED_LEN;
+        for number in 0..usize::from(count) {
+            let Some(head) = bytes.get(at..at + SLOT_HEADER_LEN) else {
+                let rest = (usize::from(count) - number) * SLOT_HEADER_LEN;
+                return Ok(Extent::AtLeast(at + rest + STREAM_PREFIX_LEN));
+            };
+            let len = usize::from(u16::from_be_bytes([head[1], head[2]]));
+            if len > SLOT_BODY_MAX {
+                return Err(Error::Format(format!(
+                    "bytes {} to {}: slot {number} says that it has {len} bytes, the limit is 4096",
+                    at + 1,
+                    at + 2
+                )));
+            }
+            at += SLOT_HEADER_LEN + len;
+        }
+        let end = at + STREAM_PREFIX_LEN;
+        Ok(if bytes.len() < end {
+            Extent::AtLeast(end)
+        } else {
+            Extent::Complete(end)
+        })
+    }
+
+    /// The header that `bytes` begin with, and where it ends.
+    ///
+    /// # Errors
+    /// [`Error::Format`] also where the bytes end first.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, usize)> {
+        let end = match Self::extent(bytes)? {
+            Extent::Complete(end) => end,
+            Extent::AtLeast(needed) => {
+                return Err(Error::Format(format!(
+                    "the envelope ends after {} bytes, its header has at least {needed}",
+                    bytes.len()
+                )));
+            }
+        };
+        let mut slots = Vec::with_capacity(usize::from(bytes[PREAMBLE_LEN]));
+        let mut at = ENVELOPE_FIXED_LEN;
+        while at < end - STREAM_PREFIX_LEN {
+            let len = usize::from(u16::from_be_bytes([bytes[at + 1], bytes[at + 2]]));
+            let body = at + SLOT_HEADER_LEN;
+            slots.push(Slot {
+                offset: at,
+                kind: bytes[at],
+                body: bytes[body..body + len].to_vec(),
+            });
+            at = body + len;
+        }
+        let prefix = bytes[end - STREAM_PREFIX_LEN..end]
+            .first_chunk()
+            .expect("56 bytes");
+        Ok((
+            Self {
+                slots,
+                prefix: Prefix::from_bytes(prefix),
+            },
+            end,
+        ))
+    }
+
+    /// Header and chunks of a whole message.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub fn split(message: &[u8]) -> Result<(Self, &[u8])> {
+        let (header, end) = Self::parse(message)?;
+        let sealed = &message[end..];
+        stream::plaintext_len(sealed.len() as u64)?;
+        Ok((header, sealed))
+    }
+
+    /// The header as it is written.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        bytes.extend_from_slice(&PREAMBLE);
+        bytes.push(u8::try_from(self.slots.len()).expect("at most 16 slots"));
+        for slot in &self.slots {
+            bytes.push(slot.kind);
+            let len = u16::try_from(slot.body.len()).expect("at most 4096 bytes");
+            bytes.extend_from_slice(&len.to_be_bytes());
+            bytes.extend_from_slice(&slot.body);
+        }
+        bytes.extend_from_slice(&self.prefix.to_bytes());
+        bytes
+    }
+
+    /// Bytes of the header, prefix included.
+    pub fn len(&self) -> usize {
+        header_len(self.slots.iter().map(|slot| slot.body.len()))
+    }
+
+    /// Never: a header has a slot.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Ids of the keys that the slots name, in their order.
+    pub fn key_ids(&self) -> Vec<KeyId> {
+        self.slots
+            .iter()
+            .filter_map(|slot| match slot.content() {
+                Content::Keyset { key_id } => Some(key_id),
+                Content::Master { kek_id, .. } => Some(kek_id),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Bytes of a header whose slots have bodies of these lengths.
+pub fn header_len(bodies: impl Iterator<Item = usize>) -> usize {
+    ENVELOPE_FIXED_LEN + bodies.map(|len| SLOT_HEADER_LEN + len).sum::<usize>() + STREAM_PREFIX_LEN
+}
+
+/// What a message may be opened with. Each answer is for one candidate, asked for in slot order.
+pub trait KeySource {
+    /// The key of the keyset that the caller named, None where it has none of that id.
+    ///
+    /// # Errors
+    /// [`Error::KeyState`] for a key that is there and may not be used.
+    fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>>;
+
+    /// Whether a passphrase was given: only then are the costs of its slots looked at.
+    fn has_passphrase(&self) -> bool {
+        false
+    }
+
+    /// Argon2id's output for the passphrase that was given; the parameters were checked.
+    ///
+    /// # Errors
+    /// Whatever the caller's function raises.
+    fn passphrase_key(&self, _params: &PassphraseParams) -> Result<Option<Arc<Material>>> {
+        Ok(None)
+    }
+
+    /// The KEK that a master which was given unwraps.
+    ///
+    /// # Errors
+    /// [`Error::Decryption`] where it does not unwrap; whatever the master raises.
+    fn master_key(&self, _kek_id: &KeyId, _wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
+        Ok(None)
+    }
+}
+
+/// What opened a message.
+pub struct Opened {
+    /// The key of its chunks.
+    pub stream: StreamKey,
+    /// The DEK, for rewrapping.
+    pub dek: Secret<[u8; KEY_LEN]>,
+    /// Which slot it was.
+    pub slot: usize,
+    /// The keyset key or KEK, where one opened it.
+    pub key_id: Option<KeyId>,
+}
+
+/// Opens a header: FORMAT.md §4, *Opening*.
+///
+/// # Errors
+/// [`Error::KeyNotFound`] without a candidate; [`Error::KeyState`] where the only one is a key
+/// that may not be used; [`Error::Decryption`] where no candidate opens; [`Error::Limit`] for
+/// passphrase costs out of bounds.
+pub fn open_header(
+    header: &Header,
+    keys: &dyn KeySource,
+    associated_data: &[u8],
+    engine: Engine,
+) -> Result<Opened> {
+    check_associated_data(associated_data)?;
+    if keys.has_passphrase() {
+        let params: Vec<_> = header
+            .slots
+            .iter()
+            .filter_map(|slot| match slot.content() {
+                Content::Passphrase(params) => Some(params),
+                _ => None,
+            })
+            .collect();
+        PassphraseParams::check_all(params.iter())?;
+    }
+    let mut candidates = false;
+    let mut forbidden = None;
+    for (number, slot) in header.slots.iter().enumerate() {
+        let (found, label, key_id) = match slot.content() {
+            Content::Keyset { key_id } => (keys.keyset_key(&key_id), BoxLabel::Wrap, Some(key_id)),
+            Content::Passphrase(params) if keys.has_passphrase() => {
+                (keys.passphrase_key(&params), BoxLabel::Passphrase, None)
+            }
+            Content::Master { kek_id, wrapped } => (
+                keys.master_key(&kek_id, wrapped),
+                BoxLabel::Wrap,
+                Some(kek_id),
+            ),
+            _ => continue,
+        };
+        let material = match found {
+            Ok(Some(material)) => material,
+            Ok(None) => continue,
+            Err(error @ Error::KeyState { .. }) => {
+                forbidden = forbidden.or(Some(error));
+                continue;
+            }
+            Err(Error::Decryption { .. }) => {
+                candidates = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        candidates = true;
+        let dek = match slot.open(material.box_key(label)?, &header.prefix) {
+            Ok(dek) => dek,
+            Err(Error::Decryption { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
+        if let Ok(stream) = StreamKey::open(engine, dek.expose()?, &header.prefix, &context) {
+            scrub_stack();
+            return Ok(Opened {
+                stream,
+                dek,
+                slot: number,
+                key_id,
+            });
+        }
+    }
+    if let Some(forbidden) = forbidden {
+        return Err(forbidden);
+    }
+    if candidates {
+        Err(Error::DECRYPTION)
+    } else {
+        Err(not_found(header))
+    }
+}
+
+fn not_found(header: &Header) -> Error {
+    let ids = header.key_ids();
+    let listed: Vec<_> = ids.iter().map(|id| hex(id)).collect();
+    let passphrases = header
+        .slots
+        .iter()
+        .any(|slot| matches!(slot.content(), Content::Passphrase(_)));
+    let message = match (listed.is_empty(), passphrases) {
+        (false, false) => format!(
+            "no key of this message is here: it names {} (may be retired or destroyed, or of \
+             another keyset)",
+            listed.join(", ")
+        ),
+        (false, true) => format!(
+            "no key of this message is here: it names {} (may be retired or destroyed, or of \
+             another keyset); it also opens with a passphrase, and none was given",
+            listed.join(", ")
+        ),
+        (true, true) => "this message opens with a passphrase, and none was given".into(),
+        (true, false) => "this message has no slot that a key could open".into(),
+    };
+    Error::KeyNotFound {
+        message,
+        key_id: ids.first().copied(),
+    }
+}
+
+/// A slot to be written.
+pub enum NewSlot<'a> {
+    /// Zeros, as long as the longest used slot: room for a later rewrap in place.
+    Spare,
+    /// Under a key of a keyset.
+    Keyset {
+        /// Its id.
+        id: KeyId,
+        /// Its material.
+        key: &'a Material,
+    },
+    /// Under Argon2id's output.
+    Passphrase {
+        /// Costs and salt that made it.
+        params: PassphraseParams,
+        /// The output.
+        key: &'a Material,
+    },
+    /// Under a KEK that travels along.
+    Master {
+        /// The KEK's key id.
+        kek_id: KeyId,
+        /// The KEK as a wrapped key, kind 04.
+        wrapped: &'a [u8],
+        /// The KEK.
+        key: &'a Material,
+    },
+}
+
+impl NewSlot<'_> {
+    fn kind(&self) -> u8 {
+        match self {
+            NewSlot::Spare => SLOT_EMPTY,
+            NewSlot::Keyset { .. } => SLOT_KEYSET,
+            NewSlot::Passphrase { .. } => SLOT_PASSPHRASE,
+            NewSlot::Master { .. } => SLOT_MASTER,
+        }
+    }
+
+    /// The slot's body for `dek`; None for a spare one.
+    ///
+    /// # Errors
+    /// As [`seal_body`].
+    pub fn body(&self, dek: &[u8; KEY_LEN], prefix: &Prefix) -> Result<Option<Vec<u8>>> {
+        let (clear, key, label) = match self {
+            NewSlot::Spare => return Ok(None),
+            NewSlot::Keyset { id, key } => (id.to_vec(), key, BoxLabel::Wrap),
+            NewSlot::Passphrase { params, key } => {
+                (params.to_bytes().to_vec(), key, BoxLabel::Passphrase)
+            }
+            NewSlot::Master {
+                kek_id,
+                wrapped,
+                key,
+            } => {
+                let mut clear = kek_id.to_vec();
+                let len = u16::try_from(wrapped.len())
+                    .map_err(|_| Error::Invalid("a wrapped key has at most 2,069 bytes".into()))?;
+                clear.extend_from_slice(&len.to_be_bytes());
+                clear.extend_from_slice(wrapped);
+                (clear, key, BoxLabel::Wrap)
+            }
+        };
+        seal_body(self.kind(), &clear, key.box_key(label)?, dek, prefix).map(Some)
+    }
+}
+
+/// A new message: its header and the key of its chunks, which serves this one writer.
+///
+/// # Errors
+/// [`Error::Limit`] for associated data over the limit, [`Error::Invalid`] for no slot or more
+/// than 16, [`Error::Os`] without randomness.
+pub fn create(
+    slots: &[NewSlot<'_>],
+    associated_data: &[u8],
+    engine: Engine,
+) -> Result<(Header, StreamKey)> {
+    check_associated_data(associated_data)?;
+    if slots.is_empty() || slots.len() > SLOTS_MAX {
+        return Err(Error::Invalid(format!(
+            "an envelope has 1 to 16 slots, not {}",
+            slots.len()
+        )));
+    }
+    let dek = Secret::<[u8; KEY_LEN]>::generate()?;
+    let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
+    let (stream, prefix) = StreamKey::create(engine, dek.expose()?, &context)?;
+    let bodies = slots
+        .iter()
+        .map(|slot| slot.body(dek.expose()?, &prefix))
+        .collect::<Result<Vec<_>>>()?;
+    scrub_stack();
+    let spare = bodies.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    let mut at = ENVELOPE_FIXED_LEN;
+    let slots = slots
+        .iter()
+        .zip(bodies)
+        .map(|(slot, body)| {
+            let body = body.unwrap_or_else(|| vec![0; spare]);
+            let slot = Slot {
+                offset: at,
+                kind: slot.kind(),
+                body,
+            };
+            at += slot.len();
+            slot
+        })
+        .collect();
+    Ok((Header { slots, prefix }, stream))
+}
+
+/// The header with slot `number` replaced by `new`, for a message that is written anew.
+///
+/// # Errors
+/// As [`NewSlot::body`].
+pub fn replace_slot(
+    header: &Header,
+    number: usize,
+    dek: &[u8; KEY_LEN],
+    new: &NewSlot<'_>,
+) -> Result<Header> {
+    let mut header = header.clone();
+    if let Some(body) = new.body(dek, &header.prefix)? {
+        header.slots[number].kind = new.kind();
+        header.slots[number].body = body;
+    }
+    let mut at = ENVELOPE_FIXED_LEN;
+    for slot in &mut header.slots {
+        slot.offset = at;
+        at += slot.len();
+    }
+    Ok(header)
+}
+
+const _: () = assert!(ENVELOPE_HEADER_MAX == 65_589 && TAG_LEN == 16);
