@@ -118,7 +118,7 @@ def cmac_subkey(key: bytes) -> bytes:
 
 
 class BoxKeys(NamedTuple):
-    """What KC-XAES makes from a key and a nonce; the intermediate values of FORMAT.md's examples."""
+    """What KC-XAES makes from a key and a nonce."""
 
     k1: bytes
     gcm_key: bytes
@@ -242,7 +242,7 @@ def chunks_length_ok(length: int) -> bool:
 
 
 def cobblestone_seal(input_key: bytes, salt: bytes, plaintext: bytes, context: bytes) -> bytes:
-    """salt | commitment | chunks."""
+    """Salt | commitment | chunks."""
     keys = stream_keys(input_key, salt, context)
     return salt + keys.commitment + seal_chunks(keys, plaintext)
 

@@ -240,9 +240,8 @@ def open_dek(
             if slot.kind == SLOT_KEYSET:
                 wrap_key = c.derive(keyset[clear], "wrap")
             elif slot.kind == SLOT_PASSPHRASE:
-                assert passphrase is not None  # noqa: S101
                 cost, salt = parse_cost(clear)
-                wrap_key = c.derive(c.argon2id(passphrase, cost, salt), "passphrase")
+                wrap_key = c.derive(c.argon2id(passphrase or b"", cost, salt), "passphrase")
             else:
                 kek_id, wrapped = clear[:16], clear[18:]
                 kek = masters[parse_wrapped(wrapped).wrapping_id](wrapped, kek_id)
@@ -296,7 +295,7 @@ def open_envelope(
 def open_token_message(
     message: bytes, keys: Mapping[bytes, bytes], associated_data: bytes = b""
 ) -> bytes:
-    """The plaintext of a token's message; `keys` maps CKA_ID to the AES key, which a token hides."""
+    """The plaintext of a token's message; `keys` maps CKA_ID to the AES key."""
     c.check_associated_data(associated_data)
     _check_kind(message, TOKEN)
     if not 0 <= len(message) - ID_END - GCM_NONCE_LEN - c.TAG_LEN <= MAX_TOKEN_PLAINTEXT:

@@ -71,7 +71,7 @@ def keyset_slot(key: bytes, *, nonce: bytes) -> SlotMaker:
 
 
 def passphrase_clear(cost: c.Cost, salt: bytes) -> bytes:
-    """memory [4] | passes [4] | lanes [1] | salt [16]."""
+    """Memory [4] | passes [4] | lanes [1] | salt [16]."""
     return cost.memory.to_bytes(4) + cost.passes.to_bytes(4) + cost.lanes.to_bytes(1) + salt
 
 
