@@ -105,7 +105,7 @@ def argon2id(passphrase: str | bytes, cost: Cost, salt: bytes) -> bytes:
 
 def aes_blocks(key: bytes, blocks: bytes) -> bytes:
     """AES-256 of each 16-byte block on its own."""
-    encryptor = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()  # noqa: S305
+    encryptor = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()
     return encryptor.update(blocks) + encryptor.finalize()
 
 
