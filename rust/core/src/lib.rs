@@ -14,6 +14,7 @@ pub mod parallel;
 pub mod params;
 pub mod random;
 pub mod record;
+#[allow(unsafe_code)]
 pub mod secret;
 pub mod slot;
 pub mod stream;
