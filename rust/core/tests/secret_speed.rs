@@ -1,0 +1,58 @@
+//! What a secret and a nonce cost: the best of many rounds, so that a busy machine does no harm.
+//! The limits hold for optimised builds alone; without optimisation this prints and checks nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use strongroom_core::random;
+use strongroom_core::secret::{Secret, generation};
+
+/// Nanoseconds a call, in the fastest of 50 rounds.
+fn nanoseconds(calls: u32, mut call: impl FnMut()) -> f64 {
+    (0..50)
+        .map(|_| {
+            let start = Instant::now();
+            for _ in 0..calls {
+                call();
+            }
+            start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn secret_speed() {
+    let kept: Vec<_> = (0..100)
+        .map(|_| Secret::copy_from(&[1; 32]).unwrap())
+        .collect();
+    let pair = nanoseconds(1000, || {
+        black_box(Secret::copy_from(black_box(&[7; 32])).unwrap());
+    });
+    let expose = nanoseconds(1000, || {
+        black_box(kept[0].expose().unwrap());
+    });
+    let schedule = nanoseconds(1000, || {
+        black_box(Secret::new(black_box([7_u64; 125])).unwrap());
+    });
+    let own = nanoseconds(20, || {
+        black_box(Secret::new(black_box([7_u64; 500])).unwrap());
+    });
+    let generation = nanoseconds(1000, || {
+        black_box(generation());
+    });
+    let nonce = nanoseconds(2000, || {
+        black_box(random::nonce24().unwrap());
+    });
+    let mut page = [0; 4080];
+    let fill = nanoseconds(20, || random::fill(black_box(&mut page)).unwrap());
+    println!(
+        "32-byte secret made and freed {pair:.0} ns; of 1000 bytes, by value {schedule:.0}; with own \
+         pages {own:.0}; exposed {expose:.1}; generation {generation:.1}; nonce {nonce:.1}; \
+         4080 bytes from the system {fill:.0}"
+    );
+    if !cfg!(debug_assertions) {
+        assert!(pair < 2000.0, "a secret is made and freed in 1 us each");
+        assert!(nonce < 200.0, "a nonce costs far less than a system call");
+    }
+}
