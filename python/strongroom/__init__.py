@@ -1,1 +1,116 @@
-"""Application-layer encryption."""
+"""Application-layer encryption at the speed of the memory bus, with the whole life of a key.
+
+Everything public is importable from here; what is heavy loads at its first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from strongroom._native import __version__
+
+if TYPE_CHECKING:
+    from strongroom import bulk, errors, files, hazmat, keys, masters
+    from strongroom.envelope import MessageInfo, SlotInfo, inspect
+    from strongroom.errors import (
+        AuditError,
+        AuditIntegrityError,
+        DecryptionError,
+        FormatError,
+        HSMError,
+        KeyNotFoundError,
+        KeyStateError,
+        KeyStoreBusyError,
+        KeyStoreError,
+        LimitError,
+        MasterKeyError,
+        RotationError,
+        StrongroomError,
+        UnsupportedVersionError,
+    )
+    from strongroom.files import (
+        decrypt_file,
+        encrypt_file,
+        open,  # noqa: A004 - the name that users expect of a file API
+        rewrap_file,
+        verify_file,
+    )
+    from strongroom.keys import Key, KeyStore
+    from strongroom.masters import FileMasterKey, MasterKeyProvider, PassphraseMasterKey
+    from strongroom.parallel import (
+        CHUNK_SIZE,
+        ParallelEncryption,
+        num_threads,
+        set_num_threads,
+    )
+    from strongroom.secure import (
+        MemoryLockedKey,
+        SecureEncryption,
+        generate_key,
+        reseed,
+    )
+    from strongroom.versioned import EncryptedPayload, VersionedEncryption
+
+_HOMES = {
+    "bulk": "strongroom.bulk",
+    "errors": "strongroom.errors",
+    "files": "strongroom.files",
+    "hazmat": "strongroom.hazmat",
+    "keys": "strongroom.keys",
+    "masters": "strongroom.masters",
+    **dict.fromkeys(("MessageInfo", "SlotInfo", "inspect"), "strongroom.envelope"),
+    **dict.fromkeys(
+        (
+            "AuditError",
+            "AuditIntegrityError",
+            "DecryptionError",
+            "FormatError",
+            "HSMError",
+            "KeyNotFoundError",
+            "KeyStateError",
+            "KeyStoreBusyError",
+            "KeyStoreError",
+            "LimitError",
+            "MasterKeyError",
+            "RotationError",
+            "StrongroomError",
+            "UnsupportedVersionError",
+        ),
+        "strongroom.errors",
+    ),
+    **dict.fromkeys(
+        ("decrypt_file", "encrypt_file", "open", "rewrap_file", "verify_file"),
+        "strongroom.files",
+    ),
+    **dict.fromkeys(("Key", "KeyStore"), "strongroom.keys"),
+    **dict.fromkeys(
+        ("FileMasterKey", "MasterKeyProvider", "PassphraseMasterKey"), "strongroom.masters"
+    ),
+    **dict.fromkeys(
+        ("CHUNK_SIZE", "ParallelEncryption", "num_threads", "set_num_threads"),
+        "strongroom.parallel",
+    ),
+    **dict.fromkeys(
+        ("MemoryLockedKey", "SecureEncryption", "generate_key", "reseed"),
+        "strongroom.secure",
+    ),
+    **dict.fromkeys(("EncryptedPayload", "VersionedEncryption"), "strongroom.versioned"),
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - every key of _HOMES is a str
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Loads the home of a public name."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if home == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

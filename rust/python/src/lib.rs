@@ -1,7 +1,35 @@
-//! The extension module `strongroom._native`.
+//! The extension module `strongroom._native`: converts, detaches, calls the core, wraps.
+#![deny(unsafe_code)]
+
+mod batch;
+#[allow(unsafe_code)]
+mod buf;
+mod cipher;
+mod errors;
+mod hazmat;
+mod keyring;
+mod message;
+mod pool;
+mod secret;
+mod tick;
+mod wrapped;
+
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))
+    use errors::OrRaise;
+    let py = m.py();
+    strongroom_core::engine::init().or_raise(py)?;
+    strongroom_core::parallel::init().or_raise(py)?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<secret::MemoryLockedKey>()?;
+    m.add_class::<cipher::SecureEncryption>()?;
+    m.add_class::<cipher::ParallelEncryption>()?;
+    m.add_class::<keyring::Keyring>()?;
+    m.add_class::<keyring::KeysetCipher>()?;
+    hazmat::register(m)?;
+    message::register(m)?;
+    pool::register(m)?;
+    wrapped::register(m)
 }

@@ -1,0 +1,550 @@
+//! `SecureEncryption` and `ParallelEncryption`: records and envelopes under one key.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use strongroom_core::engine::Engine;
+use strongroom_core::envelope::{self, Header, KeySource, NewSlot};
+use strongroom_core::error::hex;
+use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
+use strongroom_core::params::{DETACH_MIN, RECORD_OVERHEAD, SLOT_KEYSET_LEN};
+use strongroom_core::{Error, Result, parallel, record, stream};
+
+use crate::batch;
+use crate::buf::{Input, Output, UnfilledBytes, new_bytes, refuse_overlap};
+use crate::errors::OrRaise;
+use crate::secret::key_argument;
+use crate::tick::Ticker;
+
+/// The associated data of a call: none means empty.
+pub struct AssociatedData<'a, 'py>(Option<Input<'a, 'py>>);
+
+impl<'a, 'py> AssociatedData<'a, 'py> {
+    #[inline]
+    pub fn new(object: Option<&'a Bound<'py, PyAny>>) -> PyResult<Self> {
+        Ok(Self(
+            object
+                .map(|object| Input::new(object, "associated_data"))
+                .transpose()?,
+        ))
+    }
+
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], Input::as_slice)
+    }
+}
+
+/// One record, into a new `bytes`.
+#[inline]
+pub fn seal_record<'py>(
+    py: Python<'py>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    plaintext: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    record::check_plaintext_len(plaintext.len()).or_raise(py)?;
+    let mut out = UnfilledBytes::new(py, plaintext.len() + RECORD_OVERHEAD)?;
+    seal_record_into(py, key, associated_data, plaintext, out.as_mut_slice())?;
+    Ok(out.finish())
+}
+
+#[inline]
+fn seal_record_into(
+    py: Python<'_>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> PyResult<()> {
+    let seal = |material: &Material, out: &mut [u8]| {
+        let box_key = material.box_key(BoxLabel::Record)?;
+        record::seal(box_key, &key.id(), associated_data, plaintext, out)
+    };
+    if plaintext.len() < DETACH_MIN {
+        key.with(|material| seal(material, out)).or_raise(py)
+    } else {
+        let material = key.material().or_raise(py)?;
+        py.detach(|| seal(&material, out)).or_raise(py)
+    }
+}
+
+/// Opens a record whose structure was checked, with the key it names.
+#[inline]
+pub fn open_record<'py>(
+    py: Python<'py>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    message: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut out = UnfilledBytes::new(py, message.len() - RECORD_OVERHEAD)?;
+    open_record_into(py, key, associated_data, message, out.as_mut_slice())?;
+    Ok(out.finish())
+}
+
+#[inline]
+fn open_record_into(
+    py: Python<'_>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    message: &[u8],
+    out: &mut [u8],
+) -> PyResult<()> {
+    let open = |material: &Material, out: &mut [u8]| {
+        record::open(
+            material.box_key(BoxLabel::Record)?,
+            associated_data,
+            message,
+            out,
+        )
+    };
+    if message.len() < DETACH_MIN {
+        key.with(|material| open(material, out)).or_raise(py)
+    } else {
+        let material = key.material().or_raise(py)?;
+        py.detach(|| open(&material, out)).or_raise(py)
+    }
+}
+
+/// Bytes of an envelope with one keyset slot.
+fn envelope_len(plaintext: u64) -> Result<u64> {
+    let header = envelope::header_len(std::iter::once(SLOT_KEYSET_LEN)) as u64;
+    stream::sealed_len(plaintext)
+        .and_then(|sealed| sealed.checked_add(header))
+        .filter(|len| i64::try_from(*len).is_ok())
+        .ok_or_else(|| Error::Limit(format!("{plaintext} bytes are more than an envelope holds")))
+}
+
+/// An envelope under one keyset key, into `out` of the right length.
+fn seal_envelope_into(
+    py: Python<'_>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    plaintext: &[u8],
+    out: &mut [u8],
+    workers: Option<usize>,
+) -> PyResult<()> {
+    let material = key.material().or_raise(py)?;
+    let slot = NewSlot::Keyset {
+        id: key.id(),
+        key: &material,
+    };
+    let (header, stream) =
+        envelope::create(&[slot], associated_data, Engine::for_streams()).or_raise(py)?;
+    let header = header.to_bytes();
+    let (head, body) = out.split_at_mut(header.len());
+    head.copy_from_slice(&header);
+    let mut ticker = Ticker::new();
+    let sealed = detached_above(py, plaintext.len(), || {
+        parallel::seal_message(stream, plaintext, body, workers, &mut |done| {
+            ticker.tick(done)
+        })
+    });
+    sealed.map_err(|error| ticker.into_py_err(py, error))
+}
+
+/// An envelope under one keyset key, into a new `bytes`.
+pub fn seal_envelope<'py>(
+    py: Python<'py>,
+    key: &KeyHandle,
+    associated_data: &[u8],
+    plaintext: &[u8],
+    workers: Option<usize>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    record::check_associated_data(associated_data).or_raise(py)?;
+    let len = envelope_len(plaintext.len() as u64).or_raise(py)? as usize;
+    new_bytes(py, len, |out| {
+        seal_envelope_into(py, key, associated_data, plaintext, out, workers)
+    })
+}
+
+/// Opens a whole envelope into a new `bytes`.
+pub fn open_envelope<'py>(
+    py: Python<'py>,
+    keys: &dyn KeySource,
+    associated_data: &[u8],
+    message: &[u8],
+    workers: Option<usize>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (header, sealed) = Header::split(message).or_raise(py)?;
+    let len = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
+    // Before the output is allocated: a message that nobody can open costs no memory.
+    let opened = envelope::open_header(&header, keys, associated_data, Engine::for_streams())
+        .or_raise(py)?;
+    new_bytes(py, len, |out| {
+        open_chunks(py, &opened.stream, sealed, out, workers)
+    })
+}
+
+fn open_chunks(
+    py: Python<'_>,
+    stream: &stream::StreamKey,
+    sealed: &[u8],
+    out: &mut [u8],
+    workers: Option<usize>,
+) -> PyResult<()> {
+    let mut ticker = Ticker::new();
+    let opened = detached_above(py, sealed.len(), || {
+        parallel::open_message(stream, sealed, out, workers, &mut |done| ticker.tick(done))
+    });
+    opened.map_err(|error| ticker.into_py_err(py, error))
+}
+
+/// Runs `work` without the GIL where it is long enough for that to pay.
+pub fn detached_above<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> R + Send) -> R {
+    if len < DETACH_MIN {
+        work()
+    } else {
+        py.detach(work)
+    }
+}
+
+/// A source that has one key.
+struct OneKey<'a>(&'a KeyHandle);
+
+impl KeySource for OneKey<'_> {
+    fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>> {
+        if *id == self.0.id() {
+            self.0.material().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// The error for a message that names another key than the one at hand.
+fn other_key(named: KeyId, ours: KeyId) -> Error {
+    Error::KeyNotFound {
+        message: format!(
+            "the message names key {}, this object has key {} (the other may be retired or \
+             destroyed)",
+            hex(&named),
+            hex(&ours)
+        ),
+        key_id: Some(named),
+    }
+}
+
+/// Checks an output's size, before any work.
+fn room(out: &mut Output, needed: usize) -> PyResult<&mut [u8]> {
+    if out.len() < needed {
+        return Err(PyValueError::new_err(format!(
+            "out has {} bytes, {needed} are needed",
+            out.len()
+        )));
+    }
+    Ok(&mut out.as_mut_slice()[..needed])
+}
+
+/// Runs a decryption into the first `needed` bytes of `out`; on a failure all of `out` is zeros.
+fn open_into(
+    input: &[u8],
+    out: &Bound<'_, PyAny>,
+    needed: usize,
+    open: impl FnOnce(&mut [u8]) -> PyResult<()>,
+) -> PyResult<usize> {
+    let mut out = Output::new(out, "out")?;
+    refuse_overlap(input, out.as_mut_slice())?;
+    let opened = open(room(&mut out, needed)?);
+    if opened.is_err() {
+        out.as_mut_slice().fill(0);
+    }
+    opened.map(|()| needed)
+}
+
+fn refuse_pickle(class: &str) -> PyResult<()> {
+    Err(PyTypeError::new_err(format!(
+        "a {class} can't be pickled or copied: open it again in the other process"
+    )))
+}
+
+/// Encrypts values as records under one key.
+#[pyclass(frozen, module = "strongroom")]
+pub struct SecureEncryption {
+    key: Arc<KeyHandle>,
+}
+
+#[pymethods]
+impl SecureEncryption {
+    #[new]
+    fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            key: key_argument(key)?,
+        })
+    }
+
+    #[getter]
+    fn key_id(&self) -> String {
+        hex(&self.key.id())
+    }
+
+    #[pyo3(signature = (plaintext, associated_data=None))]
+    fn encrypt<'py>(
+        &self,
+        py: Python<'py>,
+        plaintext: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let plaintext = Input::new(plaintext, "plaintext")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        seal_record(
+            py,
+            &self.key,
+            associated_data.as_slice(),
+            plaintext.as_slice(),
+        )
+    }
+
+    #[pyo3(signature = (message, associated_data=None))]
+    fn decrypt<'py>(
+        &self,
+        py: Python<'py>,
+        message: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let message = Input::new(message, "message")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        self.check(py, message.as_slice())?;
+        open_record(
+            py,
+            &self.key,
+            associated_data.as_slice(),
+            message.as_slice(),
+        )
+    }
+
+    #[pyo3(signature = (data, out, associated_data=None))]
+    fn encrypt_into<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let data = Input::new(data, "data")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        let needed = self.encrypted_size(py, data.as_slice().len())?;
+        let mut out = Output::new(out, "out")?;
+        refuse_overlap(data.as_slice(), out.as_mut_slice())?;
+        let room = room(&mut out, needed)?;
+        seal_record_into(
+            py,
+            &self.key,
+            associated_data.as_slice(),
+            data.as_slice(),
+            room,
+        )?;
+        Ok(needed)
+    }
+
+    #[pyo3(signature = (data, out, associated_data=None))]
+    fn decrypt_into<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let data = Input::new(data, "data")?;
+        let data = data.as_slice();
+        let associated_data = AssociatedData::new(associated_data)?;
+        self.check(py, data)?;
+        open_into(data, out, data.len() - RECORD_OVERHEAD, |room| {
+            open_record_into(py, &self.key, associated_data.as_slice(), data, room)
+        })
+    }
+
+    #[pyo3(signature = (plaintexts, associated_data=None))]
+    fn encrypt_many<'py>(
+        &self,
+        py: Python<'py>,
+        plaintexts: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        batch::encrypt_many(py, &self.key, usize::MAX, plaintexts, associated_data)
+    }
+
+    #[pyo3(signature = (messages, associated_data=None))]
+    fn decrypt_many<'py>(
+        &self,
+        py: Python<'py>,
+        messages: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        batch::decrypt_many(py, messages, associated_data, |message| {
+            self.check(py, message)?;
+            Ok(batch::Way::Record(self.key.material().or_raise(py)?))
+        })
+    }
+
+    #[pyo3(signature = (data, size, associated_data=None))]
+    fn encrypt_packed<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        size: usize,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        batch::encrypt_packed(py, &self.key, data, size, associated_data)
+    }
+
+    #[pyo3(signature = (data, size, associated_data=None))]
+    fn decrypt_packed<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        size: usize,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        batch::decrypt_packed(py, &self.key, data, size, associated_data, |message| {
+            self.check(py, message)
+        })
+    }
+
+    #[pyo3(signature = (n))]
+    fn encrypted_size(&self, py: Python<'_>, n: usize) -> PyResult<usize> {
+        record::check_plaintext_len(n).or_raise(py)?;
+        Ok(n + RECORD_OVERHEAD)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<SecureEncryption under key {}>", hex(&self.key.id()))
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        refuse_pickle("SecureEncryption")
+    }
+}
+
+impl SecureEncryption {
+    /// Checks structure and key id of a record.
+    #[inline]
+    fn check(&self, py: Python<'_>, message: &[u8]) -> PyResult<()> {
+        let named = record::parse(message).or_raise(py)?;
+        if named != self.key.id() {
+            return Err(other_key(named, self.key.id())).or_raise(py);
+        }
+        Ok(())
+    }
+}
+
+/// Encrypts large values as envelopes under one key, on all cores.
+#[pyclass(frozen, module = "strongroom")]
+pub struct ParallelEncryption {
+    key: Arc<KeyHandle>,
+    workers: Option<usize>,
+}
+
+#[pymethods]
+impl ParallelEncryption {
+    #[new]
+    #[pyo3(signature = (key, max_workers=None))]
+    fn new(key: &Bound<'_, PyAny>, max_workers: Option<usize>) -> PyResult<Self> {
+        if max_workers == Some(0) {
+            return Err(PyValueError::new_err(
+                "max_workers is 0: give 1 or more, or None for all",
+            ));
+        }
+        Ok(Self {
+            key: key_argument(key)?,
+            workers: max_workers,
+        })
+    }
+
+    #[getter]
+    fn key_id(&self) -> String {
+        hex(&self.key.id())
+    }
+
+    #[pyo3(signature = (data, associated_data=None))]
+    fn encrypt_large<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = Input::new(data, "data")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        let (associated_data, data) = (associated_data.as_slice(), data.as_slice());
+        seal_envelope(py, &self.key, associated_data, data, self.workers)
+    }
+
+    #[pyo3(signature = (message, associated_data=None))]
+    fn decrypt_large<'py>(
+        &self,
+        py: Python<'py>,
+        message: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let message = Input::new(message, "message")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        let keys = OneKey(&self.key);
+        let (associated_data, message) = (associated_data.as_slice(), message.as_slice());
+        open_envelope(py, &keys, associated_data, message, self.workers)
+    }
+
+    #[pyo3(signature = (data, out, associated_data=None))]
+    fn encrypt_large_into<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let data = Input::new(data, "data")?;
+        let data = data.as_slice();
+        let associated_data = AssociatedData::new(associated_data)?;
+        let needed = envelope_len(data.len() as u64).or_raise(py)? as usize;
+        let mut out = Output::new(out, "out")?;
+        refuse_overlap(data, out.as_mut_slice())?;
+        let room = room(&mut out, needed)?;
+        let associated_data = associated_data.as_slice();
+        seal_envelope_into(py, &self.key, associated_data, data, room, self.workers)?;
+        Ok(needed)
+    }
+
+    #[pyo3(signature = (data, out, associated_data=None))]
+    fn decrypt_large_into<'py>(
+        &self,
+        py: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let data = Input::new(data, "data")?;
+        let data = data.as_slice();
+        let associated_data = AssociatedData::new(associated_data)?;
+        let (header, sealed) = Header::split(data).or_raise(py)?;
+        let needed = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
+        open_into(data, out, needed, |room| {
+            let keys = OneKey(&self.key);
+            let associated_data = associated_data.as_slice();
+            let engine = Engine::for_streams();
+            let opened =
+                envelope::open_header(&header, &keys, associated_data, engine).or_raise(py)?;
+            open_chunks(py, &opened.stream, sealed, room, self.workers)
+        })
+    }
+
+    #[pyo3(signature = (n))]
+    fn encrypted_size(&self, py: Python<'_>, n: u64) -> PyResult<u64> {
+        envelope_len(n).or_raise(py)
+    }
+
+    #[pyo3(signature = (message))]
+    fn plaintext_size(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let message = Input::new(message, "message")?;
+        let (_, sealed) = Header::split(message.as_slice()).or_raise(py)?;
+        stream::plaintext_len(sealed.len() as u64).or_raise(py)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<ParallelEncryption under key {}>", hex(&self.key.id()))
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        refuse_pickle("ParallelEncryption")
+    }
+}

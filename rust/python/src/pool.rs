@@ -1,0 +1,59 @@
+//! Threads, engines and randomness of this process.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use strongroom_core::{engine, parallel, params, random, secret};
+
+use crate::buf::new_bytes;
+use crate::errors::OrRaise;
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(generate_key, m)?)?;
+    m.add_function(wrap_pyfunction!(set_num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(num_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(reseed, m)?)?;
+    m.add_function(wrap_pyfunction!(process_generation, m)?)?;
+    m.add_function(wrap_pyfunction!(engine_status, m)?)?;
+    m.add("CHUNK_SIZE", params::PIECE_LEN)
+}
+
+#[pyfunction]
+fn generate_key(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
+    new_bytes(py, params::KEY_LEN, |out| random::fill(out).or_raise(py))
+}
+
+#[pyfunction]
+#[pyo3(signature = (threads))]
+fn set_num_threads(py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
+    parallel::set_num_threads(threads).or_raise(py)
+}
+
+#[pyfunction]
+fn num_threads() -> usize {
+    parallel::num_threads()
+}
+
+#[pyfunction]
+fn reseed() {
+    random::reseed();
+}
+
+#[pyfunction]
+fn process_generation() -> u64 {
+    secret::generation()
+}
+
+#[pyfunction]
+fn engine_status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let choice = engine::choice();
+    let status = PyDict::new(py);
+    status.set_item("engine", choice.engine.name())?;
+    status.set_item("forced", choice.forced)?;
+    status.set_item("small_record_max", choice.small_record_max)?;
+    let features = PyDict::new(py);
+    for (name, has) in engine::cpu_features() {
+        features.set_item(name, has)?;
+    }
+    status.set_item("cpu_features", features)?;
+    Ok(status)
+}
