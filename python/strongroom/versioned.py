@@ -52,6 +52,8 @@ class VersionedEncryption(_native.KeysetCipher):
     def __init__(self, key_store: KeyStore, keyset: str = "default") -> None:
         """See `__new__`."""
         self.keyset = keyset
+        # The keyring doesn't keep its store alive.
+        self._key_store = key_store
 
     def __repr__(self) -> str:
         return f"<VersionedEncryption keyset {self.keyset!r}>"

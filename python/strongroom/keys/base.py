@@ -1,0 +1,338 @@
+"""What every method of a key store stands on: loading, changing, caching, closing, forking."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NoReturn
+
+from strongroom import _native
+from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
+from strongroom.keys import keyset as keysets
+from strongroom.keys import policy, sql
+from strongroom.keys.database import Database, Transaction
+from strongroom.keys.key import Key
+from strongroom.keys.keyset import Keyset, Seen
+from strongroom.keys.material import Material
+from strongroom.keys.rows import StoreRow
+
+__all__ = ["Plan", "StoreBase"]
+
+Plan = Callable[[Keyset, Transaction], Keyset]
+Contents = tuple[str | None, list[tuple[str, str, str, "_native.MemoryLockedKey | None"]], float]
+
+# How many keysets' metadata and keyrings are kept, the least recently used going first.
+MAX_CACHED = 4096
+
+_SEEN = Seen()
+_STORES: weakref.WeakSet[StoreBase] = weakref.WeakSet()
+
+
+class StoreBase:
+    """The inside of a `KeyStore`. No public method here but those of its life."""
+
+    # Replaced in tests: the time for the store's columns, and the time for its caches.
+    _clock = staticmethod(time.time_ns)
+    _monotonic = staticmethod(time.monotonic)
+
+    def __init__(
+        self,
+        database: Database,
+        root: _native.MemoryLockedKey,
+        row: StoreRow,
+        cache_seconds: float | None,
+    ) -> None:
+        self._database = database
+        self._root = root
+        self._root_id = root.key_id
+        self._row = row
+        self._cache_seconds = (
+            float(row.cache_seconds)
+            if cache_seconds is None
+            else min(cache_seconds, float(row.cache_seconds))
+        )
+        self._material = Material(root)
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[str, tuple[Keyset, float]] = OrderedDict()
+        self._handles: dict[str, tuple[Key, float]] = {}
+        self._keyrings: OrderedDict[str | None, _native.Keyring] = OrderedDict()
+        self._closed = False
+        self._process = _native.process_generation()
+        _STORES.add(self)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without a password."""
+        return self._database.url
+
+    @property
+    def cache_seconds(self) -> float:
+        """How long this process may go on with what it has read, in seconds."""
+        return self._cache_seconds
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading alone."""
+        return self._database.read_only
+
+    def close(self) -> None:
+        """Wipe the unwrapped keys and close the database. Done twice, it does nothing.
+
+        Ciphers made from this store raise KeyStoreError from then on.
+        """
+        if self._process != _native.process_generation():
+            # A forked child: the connections were set aside when it began, its copies of the
+            # keys are unreadable already, and the lock may be held by a thread that isn't here.
+            self._closed = True
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            keyrings = list(self._keyrings.values())
+            self._keyrings.clear()
+            self._loaded.clear()
+            self._handles.clear()
+        for keyring in keyrings:
+            keyring.close()
+        self._material.drop()
+        self._root.destroy()
+        self._database.close()
+
+    def refresh(self) -> None:
+        """Forget what was read, so that the next use sees what other processes did.
+
+        Raises:
+            KeyStoreError: The store is closed.
+        """
+        self._check()
+        with self._lock:
+            self._loaded.clear()
+            self._handles.clear()
+            keyrings = list(self._keyrings.values())
+        for keyring in keyrings:
+            keyring.invalidate()
+
+    def __repr__(self) -> str:
+        """Show what it is, and nothing secret."""
+        state = " closed" if self._closed else ""
+        return f"<{type(self).__name__} {self.url}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: neither pickled nor copied."""
+        raise TypeError("a KeyStore can't be pickled or copied: open it again in the child")
+
+    def __del__(self) -> None:
+        """Close what was not closed."""
+        # At interpreter exit anything may be gone already; the operating system frees the rest.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def _check(self) -> None:
+        if self._process != _native.process_generation():
+            raise KeyStoreError(
+                "this key store was opened before the process forked: open it again in the child"
+            )
+        if self._closed:
+            raise KeyStoreError("the key store is closed")
+
+    def _check_writable(self) -> None:
+        if self._database.read_only:
+            raise KeyStoreError("the key store was opened read-only")
+
+    def _now(self) -> int:
+        return self._clock() // 1000
+
+    def _load(self, name: str) -> Keyset:
+        """Read a keyset from the database, and remember it."""
+        self._check()
+        keysets.check_name(name)
+        while True:
+            newest = _SEEN.get(self._root_id, name)
+            loaded = self._database.read(
+                lambda transaction: keysets.load(transaction, self._root, name, newest)  # noqa: B023
+            )
+            if loaded is None:
+                raise KeyNotFoundError(f"no keyset named {name!r} in the key store")
+            # A change by another thread, while this one was reading, must not be covered up.
+            newest = _SEEN.get(self._root_id, name)
+            if newest is None or newest[0] <= loaded.head.generation:
+                return self._remember(loaded)
+
+    def _current(self, name: str) -> Keyset:
+        """Return a keyset as it was at most the cache time ago."""
+        self._check()
+        cached = self._loaded.get(name)
+        if cached is not None and self._monotonic() < cached[1]:
+            return cached[0]
+        return self._load(name)
+
+    def _load_all(self) -> list[Keyset]:
+        self._check()
+        newest = _SEEN.of(self._root_id)
+        loaded = self._database.read(
+            lambda transaction: keysets.load_all(transaction, self._root, newest)
+        )
+        for keyset in loaded:
+            _SEEN.record(self._root_id, keyset.head)
+        return loaded
+
+    def _keyset_name_of(self, key_id: str) -> str:
+        """Return the name of a key's keyset, from the database.
+
+        Raises:
+            KeyNotFoundError: The store has no such key.
+        """
+        self._check()
+        if not isinstance(key_id, str):
+            raise TypeError(f"a key id is 32 hex digits in str, not {type(key_id).__name__}")
+        found = self._database.read(
+            lambda transaction: transaction.execute(sql.SELECT_KEYSET_OF_KEY, (key_id,))
+        )
+        if not found or not isinstance(found[0][0], str):
+            raise KeyNotFoundError(
+                f"no key {key_id} in the key store; it may be another store's", key_id=key_id
+            )
+        return found[0][0]
+
+    def _remember(self, keyset: Keyset) -> Keyset:
+        name = keyset.head.name
+        _SEEN.record(self._root_id, keyset.head)
+        until = self._monotonic() + self._cache_seconds
+        handles = {
+            row.key_id: (Key._of(row, keyset.head.purpose), until) for row in keyset.keys.values()
+        }
+        with self._lock:
+            cached = self._loaded.get(name)
+            if cached is not None and cached[0].head.generation > keyset.head.generation:
+                return cached[0]
+            self._loaded[name] = (keyset, until)
+            self._loaded.move_to_end(name)
+            self._handles.update(handles)
+            while len(self._loaded) > MAX_CACHED:
+                _, (oldest, _) = self._loaded.popitem(last=False)
+                for key_id in oldest.keys:
+                    self._handles.pop(key_id, None)
+        return keyset
+
+    def _change(self, name: str, plan: Plan) -> Keyset:
+        """Change a keyset under the database's lock; durable when this returns.
+
+        Args:
+            name: The keyset's name.
+            plan: Returns the keyset as it is to be, or the one that it got for no change. It may
+                be called more than once.
+        """
+        self._check()
+        keysets.check_name(name)
+        newest = _SEEN.get(self._root_id, name)
+        saved: list[Keyset] = []
+
+        def work(transaction: Transaction) -> Keyset:
+            before = keysets.load(transaction, self._root, name, newest, lock=True)
+            if before is None:
+                raise KeyNotFoundError(f"no keyset named {name!r} in the key store")
+            after = plan(before, transaction)
+            if after is not before:
+                after = keysets.save(transaction, self._root, before, after)
+            saved[:] = [after]
+            return after
+
+        def landed(transaction: Transaction) -> bool:
+            there = keysets.load(transaction, self._root, name, newest)
+            return there is not None and there.head.mac == saved[0].head.mac
+
+        keyset = self._remember(self._database.write(work, landed))
+        self._invalidate(name)
+        return keyset
+
+    def _invalidate(self, name: str) -> None:
+        for keyring in (self._keyrings.get(name), self._keyrings.get(None)):
+            if keyring is not None:
+                keyring.invalidate()
+
+    def _keyring(self, keyset: str | None) -> _native.Keyring:
+        """Return the keys of a data keyset as the core sees them; one object a keyset.
+
+        Args:
+            keyset: The keyset's name; None for all data keysets of the store.
+
+        Raises:
+            KeyNotFoundError: There is no keyset of that name.
+            KeyStateError: Its purpose is not "data".
+        """
+        self._check()
+        keyring = self._keyrings.get(keyset)
+        if keyring is not None:
+            return keyring
+        if keyset is not None:
+            _for_data(self._current(keyset))
+        # The core must not keep the store alive, or neither would ever be collected.
+        reference = weakref.ref(self)
+
+        def reload(missing: str | None) -> Contents:
+            store = reference()
+            if store is None:
+                raise KeyStoreError("the key store is closed")
+            return store._contents(missing) if keyset is None else store._contents_of(keyset)
+
+        with self._lock:
+            keyring = self._keyrings.setdefault(keyset, _native.Keyring(reload))
+        return keyring
+
+    def _contents_of(self, name: str) -> Contents:
+        keyset = self._load(name)
+        _for_data(keyset)
+        seconds = self._cache_seconds
+        primary = keyset.primary
+        rules = policy.load(keyset.head.policy)
+        if primary is not None and rules.enforce:
+            # Encrypting ends with the period, reading doesn't.
+            left = ((rules.ends(primary) or 0) - self._now()) / 1e6
+            seconds = min(seconds, left) if left > 0 else seconds
+            primary = primary if left > 0 else None
+        return primary.key_id if primary else None, self._entries(keyset), seconds
+
+    def _contents(self, missing: str | None) -> Contents:
+        """All keysets read within the cache time, and the missing key's: no primary among all."""
+        if missing is not None:
+            with contextlib.suppress(KeyNotFoundError):
+                self._load(self._keyset_name_of(missing))
+        self._check()
+        now = self._monotonic()
+        entries, end = [], now + self._cache_seconds
+        with self._lock:
+            loaded = list(self._loaded.values())
+        for keyset, until in loaded:
+            if until > now and keyset.head.purpose == "data":
+                entries += self._entries(keyset)
+                end = min(end, until)
+        return None, entries, end - now
+
+    def _entries(
+        self, keyset: Keyset
+    ) -> list[tuple[str, str, str, _native.MemoryLockedKey | None]]:
+        keys = self._material.unwrap(keyset)
+        name = keyset.head.name
+        return [(i, row.state, name, keys.get(i)) for i, row in keyset.keys.items()]
+
+
+def _for_data(keyset: Keyset) -> None:
+    if keyset.head.purpose != "data":
+        raise KeyStateError(
+            f"keyset {keyset.head.name!r} has the purpose {keyset.head.purpose!r}: "
+            "its keys don't encrypt data"
+        )
+
+
+def _after_fork() -> None:
+    for store in _STORES:
+        store._database.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,369 @@
+"""A keyset as one verified whole, and what may be done to it.
+
+`load` reads a keyset's head and key rows and checks every MAC, the head's digest and the order
+of generations; the methods of `Keyset` make a changed copy, after the table of states; `save`
+writes what differs. Nothing here knows of transactions, threads or masters.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from strongroom import _native
+from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
+from strongroom.keys import sql
+from strongroom.keys.database import Transaction
+from strongroom.keys.key import moment
+from strongroom.keys.rows import KeyRow, KeysetRow, damaged, digest, sealed, verified
+from strongroom.keys.states import (
+    ACTIVE,
+    COMPROMISED,
+    DEACTIVATED,
+    DESTROYED,
+    PRE_ACTIVE,
+    STATES,
+    SUSPENDED,
+    may_become,
+)
+
+__all__ = [
+    "DEFAULT_KEYSET",
+    "PURPOSES",
+    "Keyset",
+    "Seen",
+    "check_name",
+    "load",
+    "load_all",
+    "save",
+]
+
+DEFAULT_KEYSET = "default"
+PURPOSES = ("data", "database", "names", "audit")
+NAME_BYTES = 255
+
+
+def check_name(name: str) -> str:
+    """Return a keyset's name after looking that it is one.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is empty, longer than 255 bytes of UTF-8, or holds a control character.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a keyset's name must be str, not {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError("a keyset's name must be valid Unicode") from None
+    if not 1 <= size <= NAME_BYTES:
+        raise ValueError(f"a keyset's name is 1 to {NAME_BYTES} bytes of UTF-8, not {size}")
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
+        raise ValueError("a keyset's name can't hold control characters")
+    return name
+
+
+class Keyset:
+    """The rows of one keyset. Never changed: the methods return another one.
+
+    Attributes:
+        head: The head row.
+        keys: The key rows by key id, in key id order.
+    """
+
+    __slots__ = ("head", "keys")
+
+    def __init__(self, head: KeysetRow, keys: dict[str, KeyRow]) -> None:
+        self.head = head
+        self.keys = keys
+
+    @classmethod
+    def new(cls, name: str, purpose: str, policy: str, now: int) -> Keyset:
+        """Return a keyset without keys that isn't in a store yet (generation 0)."""
+        return cls(KeysetRow(name, purpose, "", 0, b"", policy, now, 0), {})
+
+    @property
+    def primary(self) -> KeyRow | None:
+        """The active key, or None."""
+        return self.keys.get(self.head.primary_id)
+
+    def in_order(self) -> list[KeyRow]:
+        """Return the key rows, oldest first."""
+        return sorted(self.keys.values(), key=lambda row: row.version)
+
+    def key(self, key_id: str) -> KeyRow:
+        """Return a key's row.
+
+        Raises:
+            KeyNotFoundError: The keyset has no such key.
+        """
+        try:
+            return self.keys[key_id]
+        except KeyError:
+            raise KeyNotFoundError(
+                f"no key {key_id} in keyset {self.head.name!r}", key_id=key_id
+            ) from None
+
+    def with_key(self, key_id: str, wrapped: bytes, now: int) -> Keyset:
+        """Return the keyset with one more key, pre-active.
+
+        Raises:
+            KeyStateError: The keyset was destroyed.
+        """
+        if self.head.destroyed:
+            raise KeyStateError(
+                f"keyset {self.head.name!r} was destroyed on {moment(self.head.destroyed):%Y-%m-%d}"
+            )
+        version = max((row.version for row in self.keys.values()), default=0) + 1
+        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "", wrapped)
+        return self._with(row)
+
+    def activated(self, key_id: str, now: int, reason: str = "") -> Keyset:
+        """Return the keyset with this key as its primary, and the old primary deactivated."""
+        row = self.key(key_id)
+        if row.state == SUSPENDED and self.primary is not None:
+            raise self._refused(row, ACTIVE, "the keyset has another primary: resume it instead")
+        self._allowed(row, ACTIVE)
+        keyset = self
+        old = self.primary
+        if old is not None:
+            keyset = keyset._with(
+                old._replace(state=DEACTIVATED, since=now, deactivated=now, reason=reason)
+            )
+        row = row._replace(state=ACTIVE, since=now, activated=now, reason=reason)
+        return keyset._with(row, primary_id=key_id)
+
+    def retired(self, key_id: str, now: int, reason: str) -> Keyset:
+        """Return the keyset with this key deactivated; itself if it is that already."""
+        row = self.key(key_id)
+        if row.state == DEACTIVATED:
+            return self
+        if row.state == ACTIVE:
+            raise self._refused(row, DEACTIVATED, "it is the primary: rotate, and it is retired")
+        if row.state == PRE_ACTIVE:
+            raise self._refused(row, DEACTIVATED, "it was never used: destroy it")
+        self._allowed(row, DEACTIVATED)
+        return self._with(row._replace(state=DEACTIVATED, since=now, reason=reason))
+
+    def suspended(self, key_id: str, now: int, reason: str) -> Keyset:
+        """Return the keyset with this key suspended; without a primary if it was the primary."""
+        return self._left(key_id, SUSPENDED, now, reason)
+
+    def resumed(self, key_id: str, now: int, reason: str) -> Keyset:
+        """Return the keyset with a suspended key active if it has no primary, else deactivated."""
+        row = self.key(key_id)
+        if row.state != SUSPENDED:
+            raise self._refused(row, ACTIVE, "only a suspended key is resumed")
+        if self.primary is None:
+            return self.activated(key_id, now, reason)
+        return self._with(row._replace(state=DEACTIVATED, since=now, reason=reason))
+
+    def compromised(self, key_id: str, now: int, reason: str) -> Keyset:
+        """Return the keyset with this key marked as known to others."""
+        return self._left(key_id, COMPROMISED, now, reason)
+
+    def destroyed(self, key_id: str, now: int, reason: str) -> Keyset:
+        """Return the keyset with this key's wrapped bytes gone."""
+        row = self.key(key_id)
+        if row.state == ACTIVE:
+            raise self._refused(row, DESTROYED, "it is the primary: rotate first")
+        self._allowed(row, DESTROYED)
+        return self._with(row._replace(state=DESTROYED, since=now, reason=reason, wrapped=b""))
+
+    def with_policy(self, policy: str) -> Keyset:
+        """Return the keyset with another policy."""
+        return Keyset(self.head._replace(policy=policy), self.keys)
+
+    def all_destroyed(self, now: int, reason: str) -> Keyset:
+        """Return the keyset with all keys destroyed, its primary too, and marked as destroyed."""
+        keys = {
+            key_id: row
+            if row.state == DESTROYED
+            else row._replace(
+                state=DESTROYED,
+                since=now,
+                reason=reason,
+                wrapped=b"",
+                deactivated=now if row.state == ACTIVE else row.deactivated,
+            )
+            for key_id, row in self.keys.items()
+        }
+        return Keyset(self.head._replace(primary_id="", destroyed=now), keys)
+
+    def _left(self, key_id: str, state: str, now: int, reason: str) -> Keyset:
+        row = self.key(key_id)
+        self._allowed(row, state)
+        deactivated = now if row.state == ACTIVE else row.deactivated
+        primary_id = "" if row.state == ACTIVE else self.head.primary_id
+        return self._with(
+            row._replace(state=state, since=now, deactivated=deactivated, reason=reason),
+            primary_id=primary_id,
+        )
+
+    def _with(self, row: KeyRow, primary_id: str | None = None) -> Keyset:
+        head = self.head if primary_id is None else self.head._replace(primary_id=primary_id)
+        return Keyset(head, dict(sorted({**self.keys, row.key_id: row}.items())))
+
+    def _allowed(self, row: KeyRow, state: str) -> None:
+        if not may_become(row.state, state):
+            following = ", ".join(sorted(STATES[row.state].next)) or "nothing"
+            raise self._refused(row, state, f"from there it may become: {following}")
+
+    def _refused(self, row: KeyRow, state: str, why: str) -> KeyStateError:
+        return KeyStateError(
+            f"key {row.key_id} of keyset {self.head.name!r} is {row.state} "
+            f"and can't become {state}: {why}",
+            key_id=row.key_id,
+            state=row.state,
+        )
+
+
+class Seen:
+    """The newest generation of each keyset that this process has seen, of all stores.
+
+    A whole keyset or store that was put back authenticates; only someone who remembers a later
+    generation can tell. The stores are told apart by their root key's id.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stores: dict[str, dict[str, tuple[int, bytes]]] = {}
+
+    def get(self, root_id: str, name: str) -> tuple[int, bytes] | None:
+        """Return the newest generation seen and its head's MAC, None if none was."""
+        return self._stores.get(root_id, {}).get(name)
+
+    def of(self, root_id: str) -> dict[str, tuple[int, bytes]]:
+        """Return what `get` returns for each keyset of a store."""
+        with self._lock:
+            return dict(self._stores.get(root_id, {}))
+
+    def record(self, root_id: str, head: KeysetRow) -> None:
+        """Remember a head that was read outside a transaction, or committed in one."""
+        with self._lock:
+            heads = self._stores.setdefault(root_id, {})
+            newest = heads.get(head.name)
+            if newest is None or newest[0] < head.generation:
+                heads[head.name] = (head.generation, head.mac)
+
+    def forget(self, root_id: str) -> None:
+        """Forget a store, which the caller knows to have been restored from a backup."""
+        with self._lock:
+            self._stores.pop(root_id, None)
+
+
+def load(
+    transaction: Transaction,
+    root: _native.MemoryLockedKey,
+    name: str,
+    newest: tuple[int, bytes] | None,
+    *,
+    lock: bool = False,
+) -> Keyset | None:
+    """Read a keyset and verify it.
+
+    Args:
+        transaction: Where to read.
+        root: The store's root key.
+        name: The keyset's name.
+        newest: What `Seen.get` gave BEFORE the transaction began.
+        lock: Keep other writers off the keyset until the commit.
+
+    Returns:
+        The keyset, or None if there is none of that name.
+
+    Raises:
+        KeyStoreError: A row was edited, swapped, added, dropped or put back.
+    """
+    statement = sql.SELECT_KEYSET + (transaction.for_update if lock else "")
+    heads = transaction.execute(statement, (name,))
+    rows = transaction.execute(sql.SELECT_KEYS, (name,))
+    if not heads:
+        if rows or newest:
+            raise damaged(f"the head of keyset {name!r} is missing")
+        return None
+    keyset = _verified(root, heads[0], rows)
+    if keyset.head.name != name:
+        raise damaged(f"the head of keyset {name!r} is another keyset's")
+    _check_order(keyset.head, newest)
+    return keyset
+
+
+def load_all(
+    transaction: Transaction, root: _native.MemoryLockedKey, newest: dict[str, tuple[int, bytes]]
+) -> list[Keyset]:
+    """Read all keysets and verify them, in the order of their names. Raises as `load` does."""
+    rows: dict[Any, list[Sequence[Any]]] = {}
+    column = [c.name for c in sql.KEYS.columns].index("keyset")
+    heads = transaction.execute(sql.SELECT_ALL_KEYSETS)
+    for row in transaction.execute(sql.SELECT_ALL_KEYS):
+        rows.setdefault(row[column], []).append(row)
+    keysets = [_verified(root, head, rows.pop(head[0], [])) for head in heads]
+    names = {keyset.head.name for keyset in keysets}
+    missing = sorted(map(repr, rows)) or sorted(repr(name) for name in newest if name not in names)
+    if missing:
+        raise damaged(f"the head of keyset {missing[0]} is missing")
+    for keyset in keysets:
+        _check_order(keyset.head, newest.get(keyset.head.name))
+    return sorted(keysets, key=lambda keyset: keyset.head.name)
+
+
+def save(
+    transaction: Transaction, root: _native.MemoryLockedKey, before: Keyset | None, after: Keyset
+) -> Keyset:
+    """Write what differs between two states of a keyset, and return the second as written.
+
+    Args:
+        transaction: Where to write; it holds the keyset's lock.
+        root: The store's root key.
+        before: What is in the store; None for a keyset that isn't yet.
+        after: What is to be there.
+    """
+    known = before.keys if before else {}
+    keys = {i: row if known.get(i) == row else sealed(root, row) for i, row in after.keys.items()}
+    changed = [row for row in keys.values() if row.key_id in known and row != known[row.key_id]]
+    added = [row for row in keys.values() if row.key_id not in known]
+    # The active one last: the index allows one a keyset at any moment.
+    for row in sorted(changed, key=lambda row: row.state == ACTIVE):
+        transaction.execute(sql.UPDATE_KEY, (*row, row.key_id))
+    for row in sorted(added, key=lambda row: row.version):
+        transaction.execute(sql.INSERT_KEY, row)
+    head = sealed(
+        root,
+        after.head._replace(generation=after.head.generation + 1, digest=digest(keys.values())),
+    )
+    if before:
+        transaction.execute(sql.UPDATE_KEYSET, (*head, head.name))
+    else:
+        transaction.execute(sql.INSERT_KEYSET, head)
+    return Keyset(head, keys)
+
+
+def _verified(
+    root: _native.MemoryLockedKey, head_values: Sequence[Any], key_values: Sequence[Sequence[Any]]
+) -> Keyset:
+    head = verified(root, KeysetRow, head_values)
+    rows = sorted((verified(root, KeyRow, v) for v in key_values), key=lambda row: row.key_id)
+    keyset = Keyset(head, {row.key_id: row for row in rows})
+    active = [row.key_id for row in rows if row.state == ACTIVE]
+    if (
+        digest(rows) != head.digest
+        or len(keyset.keys) != len(rows)
+        or any(row.keyset != head.name or row.state not in STATES for row in rows)
+        or active != ([head.primary_id] if head.primary_id else [])
+    ):
+        raise damaged(f"the keys of keyset {head.name!r} are not those that its head names")
+    return keyset
+
+
+def _check_order(head: KeysetRow, newest: tuple[int, bytes] | None) -> None:
+    if newest is None:
+        return
+    generation, mac = newest
+    if head.generation < generation or (head.generation == generation and head.mac != mac):
+        raise KeyStoreError(
+            f"the key store is older than it was: keyset {head.name!r} is at generation "
+            f"{head.generation}, and this process has seen {generation}. If it was restored from "
+            "a backup, start anew and check what was rotated or destroyed since"
+        )

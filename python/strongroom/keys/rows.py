@@ -1,0 +1,176 @@
+"""The rows of the store, and what binds them: row MACs, and digests of a set of rows.
+
+A row's MAC is HMAC-SHA-512(derive(root, "store mac"), table name | every column but the MAC, in
+schema order, each as length [4] | bytes)[:32]; an integer's bytes are its decimal digits, a
+text's are UTF-8. A keyset's head row holds SHA-512 over the MACs of its key rows in key id
+order, so that a row edited, swapped, added, dropped or put back by itself is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from strongroom import _native
+from strongroom.errors import KeyStoreError
+from strongroom.keys import sql
+
+__all__ = [
+    "KeyRow",
+    "KeysetRow",
+    "MasterRow",
+    "StoreRow",
+    "UsageRow",
+    "UseRow",
+    "damaged",
+    "digest",
+    "sealed",
+    "verified",
+]
+
+MAC_LENGTH = 32
+_TYPES: dict[str, type] = {"int": int, "text": str, "blob": bytes}
+
+
+class StoreRow(NamedTuple):
+    """The store's own row: one a store."""
+
+    id: int
+    schema_version: int
+    root_id: str
+    cache_seconds: int
+    generation: int
+    masters_digest: bytes
+    created: int
+    mac: bytes = b""
+
+
+class MasterRow(NamedTuple):
+    """A master and the root key that it wrapped, kind 04."""
+
+    key_id: str
+    uri: str
+    recovery: int
+    wrapped: bytes
+    created: int
+    mac: bytes = b""
+
+
+class KeysetRow(NamedTuple):
+    """A keyset's head row. `primary_id` is empty while there is no primary."""
+
+    name: str
+    purpose: str
+    primary_id: str
+    generation: int
+    digest: bytes
+    policy: str
+    created: int
+    destroyed: int
+    mac: bytes = b""
+
+
+class KeyRow(NamedTuple):
+    """A key. `wrapped` is kind 04 under the root, and empty once the key is destroyed."""
+
+    key_id: str
+    keyset: str
+    version: int
+    state: str
+    since: int
+    created: int
+    activated: int
+    deactivated: int
+    reason: str
+    wrapped: bytes
+    mac: bytes = b""
+
+
+class UseRow(NamedTuple):
+    """Something registered that needs a key: a database, a file."""
+
+    id: str
+    key_id: str
+    name: str
+    created: int
+    mac: bytes = b""
+
+
+class UsageRow(NamedTuple):
+    """How much a key was used, as processes reported it."""
+
+    key_id: str
+    last_day: int
+    messages: int
+    volume: int
+    mac: bytes = b""
+
+
+Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, UseRow, UsageRow)
+
+_TABLES: dict[type, sql.Table] = {
+    StoreRow: sql.STORE,
+    MasterRow: sql.MASTERS,
+    KeysetRow: sql.KEYSETS,
+    KeyRow: sql.KEYS,
+    UseRow: sql.USES,
+    UsageRow: sql.USAGE,
+}
+
+
+def damaged(what: str) -> KeyStoreError:
+    """Return the error for a store whose rows don't authenticate; `what` names the place."""
+    return KeyStoreError(
+        f"the key store is damaged or was changed by hand: {what}; "
+        "nothing was written, restore it from a backup"
+    )
+
+
+def sealed(root: _native.MemoryLockedKey, row: Row) -> Row:
+    """Return the row with its MAC made anew."""
+    return row._replace(mac=row_mac(root, _TABLES[type(row)].name, row[:-1]))
+
+
+def verified(root: _native.MemoryLockedKey, kind: type[Row], values: Sequence[Any]) -> Row:
+    """Make a row of a database's values, and check their types and the MAC.
+
+    Raises:
+        KeyStoreError: A column has another type than the schema's, or the MAC doesn't fit.
+    """
+    table = _TABLES[kind]
+    # SQLite gives back whatever type was stored, and PostgreSQL's drivers may give memoryview.
+    values = [bytes(v) if isinstance(v, memoryview) else v for v in values]
+    for column, value in zip(table.columns, values, strict=True):
+        if type(value) is not _TYPES[column.kind]:
+            raise damaged(f"column {column.name} of a row in {table.name} has another type")
+    row = kind(*values)
+    if not hmac.compare_digest(row_mac(root, table.name, row[:-1]), row.mac):
+        raise damaged(f"a row in {table.name} does not authenticate")
+    return row
+
+
+def row_mac(
+    root: _native.MemoryLockedKey, table: str, values: Iterable[int | str | bytes]
+) -> bytes:
+    """Return the MAC, 32 bytes, of a row without its MAC column."""
+    parts = []
+    for value in (table, *values):
+        if isinstance(value, int):
+            data = b"%d" % value
+        elif isinstance(value, str):
+            data = value.encode()
+        else:
+            data = value
+        parts.append(len(data).to_bytes(4, "big"))
+        parts.append(data)
+    return _native.mac(root, "store mac", b"".join(parts))[:MAC_LENGTH]
+
+
+def digest(rows: Iterable[KeyRow | MasterRow]) -> bytes:
+    """Return SHA-512 over the MACs of rows, in the order of their key ids."""
+    state = hashlib.sha512()
+    for row in sorted(rows, key=lambda row: row.key_id):
+        state.update(row.mac)
+    return state.digest()

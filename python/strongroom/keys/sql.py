@@ -1,0 +1,189 @@
+"""The schema of the key store and every SQL statement, for SQLite and PostgreSQL alike.
+
+Parameters are written `?`; a driver with another style translates. No statement holds a literal
+question mark or per cent sign. No column is NULL: what isn't there is 0 or empty, so that a
+row's MAC has one reading. Times are microseconds since 1970 UTC.
+
+`SELECT_VERSION` is the one statement that every version of the schema, past and future, must
+answer, so that old code can tell a newer store from a damaged one.
+"""
+
+# ruff: noqa: S608  (statements are put together from the constants below alone)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["SCHEMA_VERSION", "TABLES", "Column", "Table", "create_statements"]
+
+SCHEMA_VERSION = 1
+
+
+class Column(NamedTuple):
+    """A column: its name, its kind ("int", "text" or "blob") and its constraint in SQL."""
+
+    name: str
+    kind: str
+    constraint: str = ""
+
+
+class Table(NamedTuple):
+    """A table. Its last column is the row's MAC, over the table's name and all other columns."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> str:
+        """The columns' names in schema order, with commas."""
+        return ", ".join(column.name for column in self.columns)
+
+
+STORE = Table(
+    "strongroom_store",
+    (
+        Column("id", "int", "PRIMARY KEY CHECK (id = 1)"),
+        Column("schema_version", "int"),
+        Column("root_id", "text"),
+        Column("cache_seconds", "int"),
+        Column("generation", "int"),
+        Column("masters_digest", "blob"),
+        Column("created", "int"),
+        Column("mac", "blob"),
+    ),
+)
+MASTERS = Table(
+    "strongroom_masters",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
+        Column("uri", "text"),
+        Column("recovery", "int"),
+        Column("wrapped", "blob"),
+        Column("created", "int"),
+        Column("mac", "blob"),
+    ),
+)
+KEYSETS = Table(
+    "strongroom_keysets",
+    (
+        Column("name", "text", "PRIMARY KEY"),
+        Column("purpose", "text"),
+        Column("primary_id", "text"),
+        Column("generation", "int"),
+        Column("digest", "blob"),
+        Column("policy", "text"),
+        Column("created", "int"),
+        Column("destroyed", "int"),
+        Column("mac", "blob"),
+    ),
+)
+KEYS = Table(
+    "strongroom_keys",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
+        Column("keyset", "text"),
+        Column("version", "int"),
+        Column("state", "text"),
+        Column("since", "int"),
+        Column("created", "int"),
+        Column("activated", "int"),
+        Column("deactivated", "int"),
+        Column("reason", "text"),
+        Column("wrapped", "blob"),
+        Column("mac", "blob"),
+    ),
+)
+# What must outlive a key: databases keyed with it, files found under it. One row a use.
+USES = Table(
+    "strongroom_uses",
+    (
+        Column("id", "text", "PRIMARY KEY"),
+        Column("key_id", "text"),
+        Column("name", "text"),
+        Column("created", "int"),
+        Column("mac", "blob"),
+    ),
+)
+# Statistics: how much a key was used. Not bound by the keyset's head: a lost or old row here
+# changes no decision.
+USAGE = Table(
+    "strongroom_usage",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
+        Column("last_day", "int"),
+        Column("messages", "int"),
+        Column("volume", "int"),
+        Column("mac", "blob"),
+    ),
+)
+TABLES = (STORE, MASTERS, KEYSETS, KEYS, USES, USAGE)
+
+_INDEXES = (
+    # Without these two, concurrent rotations under a driver's default transactions make two
+    # primaries or two keys of one version, and no one is told.
+    "CREATE UNIQUE INDEX strongroom_keys_version ON strongroom_keys (keyset, version)",
+    "CREATE UNIQUE INDEX strongroom_keys_active ON strongroom_keys (keyset) WHERE state = 'active'",
+    "CREATE INDEX strongroom_uses_key ON strongroom_uses (key_id)",
+)
+
+
+def create_statements(types: dict[str, str]) -> list[str]:
+    """Return the statements that make an empty store.
+
+    Args:
+        types: The database's names of the kinds "int", "text" and "blob".
+    """
+    statements = []
+    for table in TABLES:
+        columns = ", ".join(
+            f"{c.name} {types[c.kind]} NOT NULL {c.constraint}".rstrip() for c in table.columns
+        )
+        statements.append(f"CREATE TABLE {table.name} ({columns})")
+    return [*statements, *_INDEXES]
+
+
+def _insert(table: Table) -> str:
+    marks = ", ".join("?" for _ in table.columns)
+    return f"INSERT INTO {table.name} ({table.names}) VALUES ({marks})"
+
+
+def _update(table: Table) -> str:
+    """An update of a whole row by its first column: every column in order, then the key."""
+    assignments = ", ".join(f"{c.name} = ?" for c in table.columns)
+    return f"UPDATE {table.name} SET {assignments} WHERE {table.columns[0].name} = ?"
+
+
+def _select(table: Table, where: str = "") -> str:
+    return f"SELECT {table.names} FROM {table.name} {where}".rstrip()
+
+
+SELECT_VERSION = "SELECT schema_version FROM strongroom_store WHERE id = 1"
+
+SELECT_STORE = _select(STORE)
+INSERT_STORE = _insert(STORE)
+UPDATE_STORE = _update(STORE)
+
+SELECT_MASTERS = _select(MASTERS)
+INSERT_MASTER = _insert(MASTERS)
+DELETE_MASTER = "DELETE FROM strongroom_masters WHERE key_id = ?"
+
+SELECT_KEYSET_NAMES = "SELECT name FROM strongroom_keysets"
+SELECT_KEYSET = _select(KEYSETS, "WHERE name = ?")
+SELECT_ALL_KEYSETS = _select(KEYSETS)
+INSERT_KEYSET = _insert(KEYSETS)
+UPDATE_KEYSET = _update(KEYSETS)
+
+SELECT_KEYSET_OF_KEY = "SELECT keyset FROM strongroom_keys WHERE key_id = ?"
+SELECT_KEYS = _select(KEYS, "WHERE keyset = ?")
+SELECT_ALL_KEYS = _select(KEYS)
+INSERT_KEY = _insert(KEYS)
+UPDATE_KEY = _update(KEYS)
+
+SELECT_USES = _select(USES, "WHERE key_id = ?")
+INSERT_USE = _insert(USES)
+DELETE_USE = "DELETE FROM strongroom_uses WHERE id = ?"
+
+SELECT_USAGE = _select(USAGE, "WHERE key_id = ?")
+SELECT_ALL_USAGE = _select(USAGE)
+INSERT_USAGE = _insert(USAGE)
+UPDATE_USAGE = _update(USAGE)

@@ -1,0 +1,328 @@
+"""The key store: keysets of keys, wrapped by a root key that masters wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from strongroom import _native
+from strongroom.errors import KeyNotFoundError, KeyStoreError
+from strongroom.keys import database as databases
+from strongroom.keys import keyset as keysets
+from strongroom.keys import policy as policies
+from strongroom.keys import root as roots
+from strongroom.keys import sql
+from strongroom.keys.database import Transaction
+from strongroom.keys.key import Key
+from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
+from strongroom.keys.lifecycle import Lifecycle, primary_of
+from strongroom.keys.material import wrap_new
+from strongroom.keys.policy import Policy
+from strongroom.keys.root import MasterInfo
+from strongroom.keys.rows import MasterRow, StoreRow
+from strongroom.masters.wrapped import MasterKeyProvider
+
+__all__ = ["KeyStore"]
+
+DEFAULT_CACHE_SECONDS = 300
+DEFAULT_BUSY_TIMEOUT = 5.0
+
+
+class KeyStore(Lifecycle):
+    """Keysets in a SQL database, each with its keys and at most one primary.
+
+    Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
+    may share one. It doesn't pickle, and a forked child opens its own: there every use of the
+    parent's raises KeyStoreError.
+
+    What was read is kept for `cache_seconds`; a change made here is seen here at once, one made by
+    another process within that time, or after `refresh`.
+
+    Every method that reads or writes the database raises KeyStoreError if it is closed, damaged
+    or out of reach, and KeyStoreBusyError if another process held its lock for longer than the
+    busy timeout.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        master: MasterKeyProvider,
+        *,
+        cache_seconds: int = DEFAULT_CACHE_SECONDS,
+        busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
+    ) -> Self:
+        """Make a store with a new root key and the keyset "default" with its first active key.
+
+        Args:
+            url: `sqlite:///` and a path (a relative one is one from here), for a file that only
+                this user can read; or `postgresql://user@host/database`.
+            master: The master that will open it.
+            cache_seconds: How long any process may go on with what it has read.
+            busy_timeout: How long to wait for another process's lock, in seconds.
+
+        Raises:
+            FileExistsError: A file of that name is there, whatever it holds.
+            KeyStoreError: The PostgreSQL database holds a store already, or leftovers of another
+                store lie beside the file.
+            MasterKeyError: The master refused.
+            OSError: The file can't be made.
+        """
+        _check_seconds(cache_seconds=cache_seconds, busy_timeout=busy_timeout)
+        databases.sqlite_path(url)
+        root = _native.MemoryLockedKey.generate()
+        now = cls._clock() // 1000
+        # All keys are made and wrapped before the database is touched.
+        store_row, master_row = roots.new_rows(root, master, cache_seconds, now)
+        first = _new_keyset(root, DEFAULT_KEYSET, "data", "", now)
+
+        def fill(transaction: Transaction) -> None:
+            transaction.execute(sql.INSERT_STORE, store_row)
+            transaction.execute(sql.INSERT_MASTER, master_row)
+            keysets.save(transaction, root, None, first)
+
+        databases.create(url, fill, busy_timeout=busy_timeout)
+        database = databases.open_database(url, busy_timeout=busy_timeout, read_only=False)
+        return cls(database, root, store_row, None)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        master: MasterKeyProvider,
+        *,
+        read_only: bool = False,
+        cache_seconds: float | None = None,
+        busy_timeout: float = DEFAULT_BUSY_TIMEOUT,
+    ) -> Self:
+        """Open a store by one of its masters.
+
+        Args:
+            url: As for `create`.
+            master: Any of the store's masters; one call to its `unwrap`.
+            read_only: Refuse every change.
+            cache_seconds: Less than the store's own cache time, for this process; None for that.
+            busy_timeout: How long to wait for another process's lock, in seconds.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            KeyStoreError: It is no store, a damaged one, or one of a newer release.
+            MasterKeyError: It is not a master of this store, or refused.
+        """
+        _check_seconds(cache_seconds=cache_seconds or 0, busy_timeout=busy_timeout)
+        database = databases.open_database(url, busy_timeout=busy_timeout, read_only=read_only)
+        try:
+            _check_version(database.schema_version())
+            head = database.read(roots.read_head)
+            root = roots.open_root(master, head)
+            store_row, _ = roots.verify_head(root, head)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, root, store_row, cache_seconds)
+
+    @classmethod
+    def masters_of(cls, url: str) -> list[MasterInfo]:
+        """Return the masters that a store names, to learn which one to open it with.
+
+        Nothing of this is authenticated: that takes the root, and so a master.
+        """
+        database = databases.open_database(url, busy_timeout=DEFAULT_BUSY_TIMEOUT, read_only=True)
+        try:
+            _check_version(database.schema_version())
+            return roots.describe(database.read(roots.read_head))
+        finally:
+            database.close()
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        self._check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the store."""
+        self.close()
+
+    def masters(self) -> list[MasterInfo]:
+        """Return the masters that open this store."""
+        self._check()
+        return [roots.info(row) for row in self._head()[1]]
+
+    def add_master(self, master: MasterKeyProvider, *, recovery: bool = False) -> MasterInfo:
+        """Let one more master open this store; no keyset key is touched.
+
+        Args:
+            master: The master; one call to its `wrap`.
+            recovery: Note that it is kept for emergencies.
+
+        Raises:
+            KeyStoreError: It is a master of this store already.
+            MasterKeyError: It refused.
+        """
+        self._check()
+        self._check_writable()
+        row = roots.master_row(self._root, master, self._now(), recovery=recovery)
+
+        def work(transaction: Transaction) -> None:
+            store_row, masters = roots.locked(transaction, self._root)
+            if any(m.key_id == row.key_id for m in masters):
+                raise KeyStoreError(f"{row.uri} is a master of this store already")
+            transaction.execute(sql.INSERT_MASTER, row)
+            roots.save(transaction, self._root, store_row, [*masters, row])
+
+        self._database.write(work, roots.has_master(row.key_id, present=True))
+        return roots.info(row)
+
+    def remove_master(self, key_id: str) -> None:
+        """Take a master away. Who has it and an old copy of the store still opens that: rotate.
+
+        Raises:
+            KeyNotFoundError: It is no master of this store.
+            KeyStoreError: It is the last one.
+        """
+        self._check()
+
+        def work(transaction: Transaction) -> None:
+            store_row, masters = roots.locked(transaction, self._root)
+            left = [m for m in masters if m.key_id != key_id]
+            if len(left) == len(masters):
+                raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
+            if not left:
+                raise KeyStoreError("the last master can't be removed: no one could open the store")
+            transaction.execute(sql.DELETE_MASTER, (key_id,))
+            roots.save(transaction, self._root, store_row, left)
+
+        self._database.write(work, roots.has_master(key_id, present=False))
+        self._database.erase()
+
+    def check(self) -> None:
+        """Read and authenticate the whole store: every row, every wrapped key.
+
+        Raises:
+            KeyStoreError: Something is damaged; the text says what.
+        """
+        self._check()
+        self._database.check()
+        self._head()
+        for keyset in self._load_all():
+            self._material.open_all(keyset)
+
+    def _head(self) -> tuple[StoreRow, list[MasterRow]]:
+        return roots.verify_head(self._root, self._database.read(roots.read_head))
+
+    # Looking
+
+    def keysets(self) -> list[str]:
+        """Return the names of the keysets that were not destroyed, sorted."""
+        return [k.head.name for k in self._load_all() if not k.head.destroyed]
+
+    def get_current_key(self, keyset: str = DEFAULT_KEYSET) -> Key:
+        """Return the primary of a keyset.
+
+        Raises:
+            KeyNotFoundError: There is no such keyset.
+            KeyStateError: It has no primary: its primary was suspended or compromised.
+        """
+        current = self._current(keyset)
+        return self.get_key(primary_of(current).key_id)
+
+    def get_key(self, id: str) -> Key:
+        """Return a key, in whatever state, destroyed ones too.
+
+        Raises:
+            KeyNotFoundError: The store never had such a key.
+        """
+        self._check()
+        cached = self._handles.get(id)
+        if cached is not None and self._monotonic() < cached[1]:
+            return cached[0]
+        keyset = self._load(self._keyset_name_of(id))
+        return Key._of(keyset.key(id), keyset.head.purpose)
+
+    def list_keys(self, keyset: str | None = None) -> list[Key]:
+        """Return the keys of a keyset, or of all, from the database, oldest first in each.
+
+        Raises:
+            KeyNotFoundError: There is no such keyset.
+        """
+        found = self._load_all() if keyset is None else [self._load(keyset)]
+        return [Key._of(row, k.head.purpose) for k in found for row in k.in_order()]
+
+    # Keysets
+
+    def create_keyset(
+        self, name: str, *, purpose: str = "data", policy: Policy | None = None
+    ) -> Key:
+        """Make a keyset with its first active key, and return that key.
+
+        Args:
+            name: 1 to 255 bytes of UTF-8 without control characters.
+            purpose: "data", "database", "names" or "audit": what alone its keys are used for.
+            policy: Its cryptoperiods; None for none.
+
+        Raises:
+            KeyStoreError: There is, or was, a keyset of that name.
+            ValueError: The name or the purpose is none.
+        """
+        self._check()
+        keysets.check_name(name)
+        if purpose not in keysets.PURPOSES:
+            raise ValueError(f"a purpose is one of {', '.join(keysets.PURPOSES)}")
+        rules = (policy or Policy())._dump()
+        new = _new_keyset(self._root, name, purpose, rules, self._now())
+        key_id = new.head.primary_id
+        saved: list[Keyset] = []
+
+        def work(transaction: Transaction) -> None:
+            if transaction.execute(sql.SELECT_KEYSET, (name,)):
+                raise KeyStoreError(f"a keyset named {name!r} is there already, or was destroyed")
+            saved[:] = [keysets.save(transaction, self._root, None, new)]
+
+        self._database.write(work, _has_key(key_id))
+        return Key._of(self._remember(saved[0]).key(key_id), purpose)
+
+    def set_policy(self, keyset: str, policy: Policy) -> None:
+        """Set the cryptoperiods of a keyset.
+
+        Raises:
+            KeyNotFoundError: There is no such keyset.
+        """
+        text = policy._dump()
+        self._change(keyset, lambda before, _: before.with_policy(text))
+
+    def get_policy(self, keyset: str = DEFAULT_KEYSET) -> Policy:
+        """Return the cryptoperiods of a keyset.
+
+        Raises:
+            KeyNotFoundError: There is no such keyset.
+        """
+        return policies.load(self._current(keyset).head.policy)
+
+
+def _new_keyset(
+    root: _native.MemoryLockedKey, name: str, purpose: str, policy: str, now: int
+) -> Keyset:
+    """Return a keyset with its first key, active, that isn't in the store yet."""
+    key_id, wrapped = wrap_new(root)
+    keyset = Keyset.new(name, purpose, policy, now)
+    return keyset.with_key(key_id, wrapped, now).activated(key_id, now)
+
+
+def _has_key(key_id: str) -> Callable[[Transaction], bool]:
+    return lambda transaction: bool(transaction.execute(sql.SELECT_KEYSET_OF_KEY, (key_id,)))
+
+
+def _check_version(version: int) -> None:
+    if version < sql.SCHEMA_VERSION:
+        raise KeyStoreError(
+            f"the key store has the older schema {version}: make a copy of it, then run "
+            "KeyStore.migrate(url, master)"
+        )
+
+
+def _check_seconds(**values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+        if not 0 <= value <= 86_400:
+            raise ValueError(f"{name} is from 0 to 86,400 seconds")
