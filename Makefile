@@ -20,7 +20,7 @@ FUZZ_SECONDS ?= 150
 # Tests need no annotations and pass wrong types on purpose; their bodies are checked all the same.
 MYPY_TESTS := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls \
 	--allow-untyped-decorators --allow-any-generics --no-warn-return-any --no-warn-unreachable --implicit-reexport
-SOURCES := python tests scripts $(wildcard benches)
+SOURCES := python tests scripts rust/fuzz/fixtures $(wildcard benches)
 
 .PHONY: help bootstrap build demo test lint format licences bench fuzz wheel sdist clean
 
