@@ -43,7 +43,9 @@ test: build  ## Rust and Python tests on the release build, and the demo on a sm
 
 lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences
 	cargo fmt --all --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path rust/fuzz/Cargo.toml --target-dir target -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet -p strongroom-core
 	ruff check $(SOURCES)
 	ruff format --check $(SOURCES)
@@ -53,6 +55,7 @@ lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences
 
 format: bootstrap  ## format the sources
 	cargo fmt --all
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 	ruff check --fix $(SOURCES)
 	ruff format $(SOURCES)
 
