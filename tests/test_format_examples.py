@@ -122,7 +122,8 @@ def test_rewrap_opens_after_every_write() -> None:
             "".join(
                 name
                 for name, key in (("o", old), ("n", new))
-                if c.key_id(key) in reader.named_key_ids(reader.parse_envelope(message).slots)
+                if c.key_id(key)
+                in reader.named_key_ids(reader.parse_envelope(bytes(message)).slots)
                 and reader.open_envelope(bytes(message), keys=[key]) == b""
             )
         )
