@@ -46,9 +46,14 @@ if TYPE_CHECKING:
     )
     from strongroom.secure import (
         MemoryLockedKey,
+        MemoryStatus,
+        SecureBuffer,
         SecureEncryption,
         generate_key,
+        memory_status,
         reseed,
+        secure_key_context,
+        set_memory_policy,
     )
     from strongroom.versioned import EncryptedPayload, VersionedEncryption
 
@@ -92,7 +97,17 @@ _HOMES = {
         "strongroom.parallel",
     ),
     **dict.fromkeys(
-        ("MemoryLockedKey", "SecureEncryption", "generate_key", "reseed"),
+        (
+            "MemoryLockedKey",
+            "MemoryStatus",
+            "SecureBuffer",
+            "SecureEncryption",
+            "generate_key",
+            "memory_status",
+            "reseed",
+            "secure_key_context",
+            "set_memory_policy",
+        ),
         "strongroom.secure",
     ),
     **dict.fromkeys(("EncryptedPayload", "VersionedEncryption"), "strongroom.versioned"),

@@ -1,6 +1,6 @@
 //! A software key: 32 bytes in the arena, its id, and the box keys derived from it.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kc_xaes::BoxKey;
 use crate::kdf;
 use crate::params::{KEY_ID_LEN, KEY_LEN};
-use crate::secret::{self, Secret};
+use crate::secret::{self, Secret, SharedBytes};
 
 /// A key's public name.
 pub type KeyId = [u8; KEY_ID_LEN];
@@ -75,6 +75,11 @@ impl Material {
         self.key.expose()
     }
 
+    /// Whether the key's pages are locked into RAM.
+    pub fn is_locked(&self) -> bool {
+        self.key.is_locked()
+    }
+
     /// The box key of a label.
     ///
     /// # Errors
@@ -109,6 +114,9 @@ pub struct KeyHandle {
     id: KeyId,
     generation: u64,
     material: RwLock<Option<Arc<Material>>>,
+    /// A copy of the key for views that Python code has, which `destroy` wipes under their hands;
+    /// the material itself must not change while a call uses it.
+    shown: Mutex<Option<Arc<SharedBytes>>>,
 }
 
 impl KeyHandle {
@@ -139,6 +147,7 @@ impl KeyHandle {
             id,
             generation: secret::generation(),
             material: RwLock::new(Some(Arc::new(Material::new(key)))),
+            shown: Mutex::new(None),
         })
     }
 
@@ -177,13 +186,44 @@ impl KeyHandle {
         }
     }
 
-    /// Wipes the material as soon as the calls that are using it have ended. Twice is no error.
+    /// A copy of the key in the arena, the same one each time, for code that isn't Rust to read.
+    ///
+    /// # Errors
+    /// As [`KeyHandle::material`]; [`Error::Memory`].
+    pub fn shown(&self) -> Result<Arc<SharedBytes>> {
+        // Before the lock, as in `with`.
+        if self.generation != secret::generation() {
+            return Err(Error::Forked);
+        }
+        // Before the material: a `destroy` that comes now finds the copy.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let material = self.material()?;
+        if let Some(bytes) = &*shown {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes = Arc::new(SharedBytes::new(KEY_LEN)?);
+        bytes.write(0, material.expose()?)?;
+        *shown = Some(Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    /// Wipes the material as soon as the calls that are using it have ended, and the copy that is
+    /// shown at once. Twice is no error.
     pub fn destroy(&self) {
-        if self.generation == secret::generation() {
-            self.material
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+        if self.generation != secret::generation() {
+            return;
+        }
+        self.material
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let shown = self
+            .shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(bytes) = shown {
+            bytes.wipe();
         }
     }
 

@@ -4,6 +4,9 @@
 //! not keep other threads from writing to it. What they write while a call runs is garbage in,
 //! garbage out; memory safety does not depend on it.
 
+pub mod exit;
+pub mod export;
+
 use std::ops::Range;
 
 use pyo3::buffer::PyUntypedBuffer;

@@ -11,7 +11,9 @@ mod keyring;
 mod message;
 mod pool;
 mod secret;
+mod secure_buffer;
 mod tick;
+mod views;
 mod wrapped;
 
 use pyo3::prelude::*;
@@ -23,7 +25,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     strongroom_core::engine::init().or_raise(py)?;
     strongroom_core::parallel::init().or_raise(py)?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    m.add_class::<secret::MemoryLockedKey>()?;
     m.add_class::<cipher::SecureEncryption>()?;
     m.add_class::<cipher::ParallelEncryption>()?;
     m.add_class::<keyring::Keyring>()?;
@@ -31,5 +32,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     hazmat::register(m)?;
     message::register(m)?;
     pool::register(m)?;
+    secret::register(m)?;
     wrapped::register(m)
 }

@@ -1,28 +1,92 @@
-//! `MemoryLockedKey`: a key that stays in the core.
+//! `MemoryLockedKey`: a key that stays in the core. And what protects secrets in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeWarning, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyByteArray;
+use pyo3::types::{PyByteArray, PyMemoryView, PyTuple};
 use strongroom_core::error::hex;
 use strongroom_core::keys::KeyHandle;
 use strongroom_core::params::KEY_LEN;
+use strongroom_core::secret::{self, ForkLocal, Policy};
 use zeroize::Zeroize;
 
+use crate::buf::exit::at_end_of_interpreter;
 use crate::buf::{Input, Output};
 use crate::errors::OrRaise;
+use crate::secure_buffer::{SecureBuffer, unless_raising};
+use crate::views::Views;
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<MemoryLockedKey>()?;
+    m.add_class::<SecureBuffer>()?;
+    m.add_class::<MemoryStatus>()?;
+    m.add_function(wrap_pyfunction!(memory_status, m)?)?;
+    m.add_function(wrap_pyfunction!(set_memory_policy, m)?)?;
+    at_end_of_interpreter(destroy_all);
+    Ok(())
+}
+
+/// The keys that Python objects have, to be destroyed at the end of the interpreter.
+static LIVE: ForkLocal<Mutex<Live>> = ForkLocal::new(|| Mutex::new(Live::default()));
+
+#[derive(Default)]
+struct Live {
+    keys: Vec<Weak<KeyHandle>>,
+    /// At this length the list is cleaned of those that are gone.
+    full: usize,
+}
+
+/// A handle that is destroyed at the end of the interpreter, if not before.
+fn share(handle: KeyHandle) -> Arc<KeyHandle> {
+    let handle = Arc::new(handle);
+    let mut live = LIVE.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if live.keys.len() >= live.full {
+        live.keys.retain(|key| key.strong_count() > 0);
+        live.full = 64 + 2 * live.keys.len();
+    }
+    live.keys.push(Arc::downgrade(&handle));
+    handle
+}
+
+extern "C" fn destroy_all() {
+    let Some(live) = LIVE.get_if_made() else {
+        return;
+    };
+    let keys = std::mem::take(&mut live.lock().unwrap_or_else(PoisonError::into_inner).keys);
+    for key in keys {
+        if let Some(key) = key.upgrade() {
+            key.destroy();
+        }
+    }
+}
+
+/// Warns, once in a process, if memory for secrets could not be locked.
+#[inline]
+pub fn warn_once(py: Python<'_>) -> PyResult<()> {
+    let Some(text) = secret::take_warning() else {
+        return Ok(());
+    };
+    let text = std::ffi::CString::new(text)?;
+    PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1)
+}
 
 /// A key of 32 bytes in locked memory.
-#[pyclass(frozen, module = "strongroom")]
+#[pyclass(frozen, weakref, module = "strongroom")]
 pub struct MemoryLockedKey {
     pub handle: Arc<KeyHandle>,
+    views: Views,
 }
 
 impl MemoryLockedKey {
     pub fn wrap(handle: KeyHandle) -> Self {
+        Self::of(share(handle))
+    }
+
+    fn of(handle: Arc<KeyHandle>) -> Self {
         Self {
-            handle: Arc::new(handle),
+            handle,
+            views: Views::default(),
         }
     }
 }
@@ -39,7 +103,9 @@ pub fn key_argument(key: &Bound<'_, PyAny>) -> PyResult<Arc<KeyHandle>> {
             input.as_slice().len()
         ))
     })?;
-    Ok(Arc::new(KeyHandle::from_bytes(bytes).or_raise(key.py())?))
+    let handle = KeyHandle::from_bytes(bytes).or_raise(key.py())?;
+    warn_once(key.py())?;
+    Ok(share(handle))
 }
 
 #[pymethods]
@@ -50,13 +116,15 @@ impl MemoryLockedKey {
         if key.is_instance_of::<PyByteArray>() {
             Output::new(key, "key")?.as_mut_slice().zeroize();
         }
-        Ok(Self { handle })
+        Ok(Self::of(handle))
     }
 
     /// A new random key, from the operating system.
     #[staticmethod]
     fn generate(py: Python<'_>) -> PyResult<Self> {
-        Ok(Self::wrap(KeyHandle::generate().or_raise(py)?))
+        let handle = KeyHandle::generate().or_raise(py)?;
+        warn_once(py)?;
+        Ok(Self::wrap(handle))
     }
 
     /// The key's public name, 32 hex digits.
@@ -71,6 +139,12 @@ impl MemoryLockedKey {
         self.handle.is_destroyed()
     }
 
+    /// Whether the key's pages are locked into RAM.
+    #[getter]
+    fn locked(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.handle.material().or_raise(py)?.is_locked())
+    }
+
     /// The key as a fresh `bytearray`, which the caller wipes.
     fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyByteArray>> {
         let material = self.handle.material().or_raise(py)?;
@@ -81,19 +155,26 @@ impl MemoryLockedKey {
         })
     }
 
-    /// Wipes the key, for every object that holds it.
-    fn destroy(&self, py: Python<'_>) {
+    /// A read-only view of the key in locked memory, wiped by `destroy()`.
+    fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMemoryView>> {
+        let bytes = self.handle.shown().or_raise(py)?;
+        self.views.give(py, bytes, true)
+    }
+
+    /// Wipes the key, for every object that holds it, and releases this object's views.
+    fn destroy(&self, py: Python<'_>) -> PyResult<()> {
         // A call that is using the key may need the GIL to end.
         py.detach(|| self.handle.destroy());
+        self.views.take_back(py)
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
         slf
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) {
-        self.destroy(py);
+    #[pyo3(signature = (*exception))]
+    fn __exit__(&self, py: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        unless_raising(self.destroy(py), exception)
     }
 
     fn __repr__(&self) -> String {
@@ -110,4 +191,77 @@ impl MemoryLockedKey {
             "a MemoryLockedKey can't be pickled or copied: it stays in this process",
         ))
     }
+}
+
+/// What protects secrets in this process.
+#[pyclass(frozen, get_all, module = "strongroom")]
+pub struct MemoryStatus {
+    backend: &'static str,
+    policy: &'static str,
+    locked_bytes: usize,
+    unlocked_bytes: usize,
+    secrets: usize,
+    limit: Option<u64>,
+    wipes_on_fork: bool,
+    failures: Vec<String>,
+}
+
+#[pymethods]
+impl MemoryStatus {
+    fn __repr__(&self) -> String {
+        let limit = self
+            .limit
+            .map_or_else(|| "None".into(), |limit| limit.to_string());
+        format!(
+            "MemoryStatus(backend={:?}, policy={:?}, locked_bytes={}, unlocked_bytes={}, \
+             secrets={}, limit={limit}, wipes_on_fork={}, failures={:?})",
+            self.backend,
+            self.policy,
+            self.locked_bytes,
+            self.unlocked_bytes,
+            self.secrets,
+            if self.wipes_on_fork { "True" } else { "False" },
+            self.failures,
+        )
+    }
+}
+
+fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Warn => "warn",
+        Policy::Strict => "strict",
+    }
+}
+
+/// What protects secrets here, and what failed.
+#[pyfunction]
+fn memory_status(py: Python<'_>) -> PyResult<MemoryStatus> {
+    let status = secret::status().or_raise(py)?;
+    warn_once(py)?;
+    Ok(MemoryStatus {
+        backend: status.backend,
+        policy: policy_name(status.policy),
+        locked_bytes: status.locked_bytes,
+        unlocked_bytes: status.unlocked_bytes,
+        secrets: status.secrets,
+        limit: status.limit,
+        wipes_on_fork: status.wipes_on_fork,
+        failures: status.failures,
+    })
+}
+
+/// Sets what happens when memory for secrets can't be locked: "warn" or "strict".
+#[pyfunction]
+#[pyo3(signature = (policy, /))]
+fn set_memory_policy(policy: &str) -> PyResult<()> {
+    secret::set_policy(match policy {
+        "warn" => Policy::Warn,
+        "strict" => Policy::Strict,
+        _ => {
+            return Err(PyValueError::new_err(format!(
+                "{policy:?} is no policy: \"warn\" or \"strict\""
+            )));
+        }
+    });
+    Ok(())
 }

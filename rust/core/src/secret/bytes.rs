@@ -185,7 +185,12 @@ impl SharedBytes {
         self.allocation.is_locked()
     }
 
-    fn check(&self, offset: usize, len: usize) -> Result<(), Error> {
+    /// Whether `len` bytes at `offset` are inside, and this is the process that made them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SharedBytes::write`].
+    pub fn check(&self, offset: usize, len: usize) -> Result<(), Error> {
         if self.allocation.is_foreign() {
             return Err(Error::Forked);
         }
