@@ -51,7 +51,7 @@ def store_keys(path: Path, master: reader.Master) -> dict[str, bytes]:
             for key_id in ids:
                 try:
                     key = unwrap(blob, key_id)
-                except (errors.DecryptionError, errors.FormatError, errors.KeyNotFoundError):
+                except (errors.DecryptionError, errors.MasterKeyError):
                     continue
                 if key_id.hex() not in found:
                     found[key_id.hex()] = key

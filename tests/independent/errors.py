@@ -29,3 +29,7 @@ class KeyNotFoundError(KeyError):
     def __init__(self, key_ids: tuple[bytes, ...]) -> None:
         super().__init__("no key for " + ", ".join(key_id.hex() for key_id in key_ids))
         self.key_ids = key_ids
+
+
+class MasterKeyError(Exception):
+    """The master is not the one that wrapped the key, or the passphrase is wrong."""

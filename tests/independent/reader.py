@@ -21,6 +21,7 @@ from .errors import (
     FormatError,
     KeyNotFoundError,
     LimitError,
+    MasterKeyError,
     UnsupportedVersionError,
 )
 
@@ -247,8 +248,8 @@ def open_dek(
                 kek = masters[parse_wrapped(wrapped).wrapping_id](wrapped, kek_id)
                 wrap_key = c.derive(kek, "wrap")
             dek = c.box_open(wrap_key, slot.body[len(clear) :], bound)
-        except (DecryptionError, FormatError):
-            # FormatError: the master's id is right, the mechanism not one of that master's.
+        except (DecryptionError, MasterKeyError):
+            # MasterKeyError: the master's id is right, the mechanism not one of that master's.
             continue
         if hmac.compare_digest(
             c.stream_keys(dek, parsed.salt, context).commitment, parsed.commitment
@@ -323,7 +324,7 @@ class Wrapped(NamedTuple):
 def parse_wrapped(message: bytes) -> Wrapped:
     """The parts of a wrapped key; FormatError."""
     _check_kind(message, WRAPPED)
-    if len(message) < WRAPPED_HEADER_LEN:
+    if len(message) <= WRAPPED_HEADER_LEN:
         raise FormatError("ends in the header of a wrapped key")
     mechanism = message[PREFIX_LEN]
     blob = message[WRAPPED_HEADER_LEN:]
@@ -331,7 +332,7 @@ def parse_wrapped(message: bytes) -> Wrapped:
         if not 1 <= len(blob) <= MAX_SERVICE_BLOB:
             raise FormatError("a service's blob is 1 to 2,048 bytes")
     elif mechanism not in FIXED_BLOB:
-        raise FormatError(f"mechanism {mechanism}")
+        raise UnsupportedVersionError(f"mechanism {mechanism}")
     elif len(blob) != FIXED_BLOB[mechanism]:
         raise FormatError(f"blob of {len(blob)} bytes for mechanism {mechanism}")
     return Wrapped(mechanism, message[PREFIX_LEN + 1 : WRAPPED_HEADER_LEN], blob)
@@ -344,10 +345,8 @@ def _check_unwrapped(key: bytes, key_id: bytes) -> bytes:
 
 
 def _check_wrapping(parsed: Wrapped, mechanisms: tuple[int, ...], wrapping_id: bytes) -> None:
-    if parsed.mechanism not in mechanisms:
-        raise FormatError(f"mechanism {parsed.mechanism}")
-    if parsed.wrapping_id != wrapping_id:
-        raise KeyNotFoundError((parsed.wrapping_id,))
+    if parsed.mechanism not in mechanisms or parsed.wrapping_id != wrapping_id:
+        raise MasterKeyError("another master wrapped this key")
 
 
 def software_master(master: bytes) -> Master:
@@ -400,13 +399,12 @@ def passphrase_master(passphrase: str | bytes) -> Master:
     def unwrap(message: bytes, key_id: bytes) -> bytes:
         parsed = parse_wrapped(message)
         if parsed.mechanism != M_PASSPHRASE:
-            raise FormatError(f"mechanism {parsed.mechanism}")
+            raise MasterKeyError("no passphrase wrapped this key")
         clear, box = parsed.blob[:PASSPHRASE_CLEAR_LEN], parsed.blob[PASSPHRASE_CLEAR_LEN:]
         check_passphrase_work([clear])
         output = c.argon2id(passphrase, *parse_cost(clear))
-        # The same refusal as for a damaged box: an id that differs is a wrong passphrase.
         if not hmac.compare_digest(c.key_id(output), parsed.wrapping_id):
-            raise DecryptionError
+            raise MasterKeyError("wrong passphrase")
         bound = message[:WRAPPED_HEADER_LEN] + clear + key_id
         return _check_unwrapped(c.box_open(c.derive(output, "passphrase"), box, bound), key_id)
 
