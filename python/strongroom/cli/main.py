@@ -1,0 +1,166 @@
+"""The command group, whose commands load when they are called, and the one handler of errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import IO, Any, Final
+
+import click
+
+import strongroom
+from strongroom.cli import exitcodes
+from strongroom.cli.output import Output
+
+COMPLETION_VARIABLE: Final = "_STRONGROOM_COMPLETE"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called, not for its name.
+
+    Attributes:
+        lazy: For each command's name its module and attribute ("strongroom.cli.data:encrypt")
+            and the line that --help shows, in the order in which they are shown.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which somebody meets them."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, or None for a name that is none."""
+        if cmd_name not in self.lazy:
+            return None
+        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for --help without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came; it is cleaned up after as Ctrl-C is.
+
+    Attributes:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"strongroom {strongroom.__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "init": ("strongroom.cli.init:init", "Make a key store and its master key."),
+        "keys": ("strongroom.cli.keys:keys", "List, make, rotate, retire and destroy keys."),
+        "encrypt": ("strongroom.cli.data:encrypt", "Encrypt files, trees or stdin."),
+        "decrypt": ("strongroom.cli.data:decrypt", "Decrypt files, trees or stdin."),
+        "verify": ("strongroom.cli.data:verify", "Check that messages authenticate."),
+        "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
+        "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
+        "doctor": ("strongroom.cli.doctor:doctor", "Show engine, threads, memory and store."),
+        "completion": ("strongroom.cli.completion:completion", "Print a shell's completion."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Encrypt files under keys that are made, used, rotated, retired and destroyed."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; nothing but Ctrl-C in here is raised.
+
+    Args:
+        arguments: The words after the program's name; None for those of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # What can't be parsed must still be reported as it was asked for.
+    flags = words[: words.index("--")] if "--" in words else words
+    output = Output(json="--json" in flags, debug="--debug" in flags)
+    try:
+        _catch_signals()
+        code = _invoke(words, output)
+        _flush(sys.stdout)
+    except BrokenPipeError as error:
+        # Whoever read our output has seen enough (`| head`): nothing is left to be said.
+        if output.debug:
+            output.failure(error)
+        _abandon_stdout()
+        return exitcodes.OTHER
+    except KeyboardInterrupt as error:
+        code = 128 + error.number if isinstance(error, Terminated) else exitcodes.INTERRUPTED
+        output.interrupted(error, code)
+    except Exception as error:
+        code = output.failure(error)
+    try:
+        _flush(sys.stdout)
+    except OSError:
+        _abandon_stdout()
+    return code
+
+
+def _invoke(words: list[str], output: Output) -> int:
+    if COMPLETION_VARIABLE in os.environ:
+        from click.shell_completion import shell_complete
+
+        instruction = os.environ[COMPLETION_VARIABLE]
+        return shell_complete(cli, {}, "strongroom", COMPLETION_VARIABLE, instruction)
+    # Not cli.main(): that turns an interrupt into click's Abort and a broken pipe into an exit.
+    try:
+        with cli.make_context("strongroom", words, obj=output) as context:
+            code = cli.invoke(context)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.UsageError as error:
+        output.usage(error)
+        return exitcodes.USAGE
+    return code if isinstance(code, int) else exitcodes.OK
+
+
+def _catch_signals() -> None:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does: with nothing half left behind."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # One that is ignored (nohup) stays so.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
+def _flush(stream: IO[str] | None) -> None:
+    if stream is not None:
+        stream.flush()
+
+
+def _abandon_stdout() -> None:
+    # The interpreter flushes stdout at exit and would complain again, with a code of its own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

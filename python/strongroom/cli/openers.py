@@ -1,0 +1,104 @@
+"""What opens the messages of one command: the key store, a passphrase, or both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from strongroom.cli.passphrase import PassphraseSource
+from strongroom.cli.store import open_store
+from strongroom.cli.targets import PIPE
+
+if TYPE_CHECKING:
+    from strongroom import KeyStore
+
+Pair = tuple["KeyStore | None", "str | bytes | None"]
+
+
+class Openers:
+    """The key store and the passphrase, each opened or asked for when it is first needed."""
+
+    def __init__(
+        self,
+        context: click.Context,
+        *,
+        store: str | None,
+        master: str | None,
+        passphrase_source: PassphraseSource,
+        with_passphrase: bool,
+    ) -> None:
+        """Take what the command line says.
+
+        Args:
+            context: Of the command, which knows what was typed and what came from elsewhere.
+            store: --store.
+            master: --master.
+            passphrase_source: With -p the source of the message's passphrase, else the store's.
+            with_passphrase: -p.
+        """
+        self._named = store
+        self._master = master
+        self._source = passphrase_source
+        self._with_passphrase = with_passphrase
+        # -p alone needs no store, even if the environment names one; what stands beside it on the
+        # command line is meant.
+        self._with_store = not with_passphrase or any(
+            context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            for name in ("store", "keyset", "master")
+        )
+        self._key_store: KeyStore | None = None
+        self._passphrase: str | bytes | None = None
+
+    def close(self) -> None:
+        """Close the store and let go of the passphrase. Closing twice is allowed."""
+        self._passphrase = None
+        if self._key_store is not None:
+            self._key_store.close()
+            self._key_store = None
+
+    @property
+    def key_store(self) -> KeyStore:
+        """The store, opened at the first use.
+
+        Raises:
+            StrongroomError: As `open_store`.
+        """
+        if self._key_store is None:
+            # With -p the source that was named is the message's; the store's passphrase is asked.
+            source = PassphraseSource() if self._with_passphrase else self._source
+            self._key_store = open_store(self._named, self._master, source)
+        return self._key_store
+
+    def for_writing(self) -> Pair:
+        """Return the store and the passphrase to encrypt under; a new passphrase is asked twice."""
+        return self._pair(new=True)
+
+    def for_reading(self, path: str | None = None) -> Pair:
+        """Return the store and the passphrase to open a message with.
+
+        Args:
+            path: The message's file. If only a passphrase opens it, then one is asked for, as if
+                -p had been said. None for a pipe or a tree.
+
+        Raises:
+            FormatError: The file is not a message.
+            OSError: The file can't be read.
+        """
+        if path is not None and path != PIPE and not self._with_passphrase:
+            from strongroom import inspect
+
+            kinds = {slot.kind for slot in inspect(path).slots}
+            if "passphrase" in kinds and not kinds & {"keyset", "master"}:
+                return None, self._get_passphrase(new=False)
+        return self._pair(new=False)
+
+    def _pair(self, *, new: bool) -> Pair:
+        key_store = self.key_store if self._with_store else None
+        return key_store, self._get_passphrase(new=new) if self._with_passphrase else None
+
+    def _get_passphrase(self, *, new: bool) -> str | bytes:
+        if self._passphrase is None:
+            self._passphrase = self._source.get("Passphrase", confirm=new)
+        return self._passphrase

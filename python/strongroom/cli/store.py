@@ -1,0 +1,102 @@
+"""Which key store and which master a command means, and opening the one with the other."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from strongroom.cli import exitcodes
+from strongroom.cli.exitcodes import CliError
+
+if TYPE_CHECKING:
+    from strongroom import KeyStore
+    from strongroom.cli.passphrase import PassphraseSource
+    from strongroom.masters import MasterKeyProvider
+
+_SQLITE: Final = "sqlite:///"
+PASSPHRASE: Final = "passphrase:"  # noqa: S105 - a URI
+
+
+def default_path() -> str:
+    """Return the path of the store that is used where none is named.
+
+    It is $XDG_DATA_HOME/strongroom/keys.db; that variable counts only where it is an absolute
+    path, as the XDG Base Directory Specification says, and is ~/.local/share otherwise.
+    """
+    home = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(home):
+        home = os.path.expanduser("~/.local/share")
+    return os.path.join(home, "strongroom", "keys.db")
+
+
+def store_url(named: str | None) -> str:
+    """Return the URL of the store: the one that was named, else the default.
+
+    A bare path, which is what people type first, is taken as a SQLite file.
+    """
+    if not named:
+        return _SQLITE + default_path()
+    return named if "://" in named else _SQLITE + named
+
+
+def store_path(url: str) -> str | None:
+    """Return the path of a SQLite store's file, or None for a store of another kind."""
+    return url.removeprefix(_SQLITE) if url.startswith(_SQLITE) else None
+
+
+def get_master(uri: str, source: PassphraseSource, *, new: bool = False) -> MasterKeyProvider:
+    """Open the master key that a URI names, asking for its passphrase where it is one.
+
+    Args:
+        uri: Such as `file:/etc/strongroom.key` or `passphrase:`.
+        source: Where a passphrase comes from.
+        new: The passphrase is a new one: a prompt asks twice.
+
+    Raises:
+        CliError: No passphrase to be had (usage).
+        MasterKeyError: The master is not there, or not to be used.
+        ValueError: No such kind of master.
+    """
+    if uri == PASSPHRASE:
+        passphrase = source.get("Passphrase of the key store", confirm=new)
+        from strongroom import PassphraseMasterKey
+
+        return PassphraseMasterKey(passphrase)
+    from strongroom.masters import open_master
+
+    return open_master(uri)
+
+
+def open_store(named: str | None, master: str | None, source: PassphraseSource) -> KeyStore:
+    """Open the key store that a command names, by the master it names or the store keeps.
+
+    Args:
+        named: --store, or None for the default.
+        master: --master, or None for the URI that the store keeps.
+        source: Where the passphrase of a `passphrase:` master comes from.
+
+    Raises:
+        CliError: There is no store there (not found).
+        StrongroomError: As `KeyStore.open`.
+    """
+    url = store_url(named)
+    path = store_path(url)
+    # sqlite3 would otherwise be imported only to say the same, less well.
+    if path is not None and not os.path.lexists(path):
+        raise CliError(f"no key store at {path}; `strongroom init` makes one", exitcodes.NOT_FOUND)
+    from strongroom import KeyStore
+
+    return KeyStore.open(url, get_master(master or kept_master(url), source))
+
+
+def kept_master(url: str) -> str:
+    """Return the URI of the master that a store keeps, the one to try first if it has several.
+
+    Raises:
+        StrongroomError: It is no store, or can't be read.
+    """
+    from strongroom import KeyStore
+
+    masters = KeyStore.masters_of(url)
+    # One kept for emergencies comes last, and a person is asked only where nothing else opens it.
+    return min(masters, key=lambda master: (master.recovery, master.uri == PASSPHRASE)).uri

@@ -1,0 +1,243 @@
+"""Running the library over the files, trees and pipes that a data command names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import strongroom
+from strongroom.cli.output import Output
+from strongroom.cli.progress import ProgressBar
+from strongroom.cli.report import DONE, Report
+from strongroom.cli.streams import open_source, refuse_terminal, streams
+from strongroom.cli.targets import PIPE
+
+if TYPE_CHECKING:
+    from strongroom.cli.openers import Openers
+
+# What a result line says of one file: the JSON object's fields.
+Fields = dict[str, Any]
+
+
+class Transfer:
+    """One run of a data command, from the first file to the summary; a context manager."""
+
+    def __init__(
+        self,
+        command: str,
+        out: Output,
+        openers: Openers,
+        *,
+        keyset: str,
+        jobs: int | None,
+        associated_data: bytes = b"",
+        force: bool = False,
+        dry_run: bool = False,
+        copy: bool = False,
+        suffix: str = "",
+        to_terminal: bool = False,
+    ) -> None:
+        """Take what the command line says; nothing is opened yet.
+
+        Args:
+            command: encrypt, decrypt, verify or rewrap.
+            out: Where to print.
+            openers: The store and the passphrase; closed with this.
+            keyset: --keyset.
+            jobs: -j, or None.
+            associated_data: Bound to each message.
+            force: Replace targets.
+            dry_run: Only say what would be done.
+            copy: Rewrap by writing anew.
+            suffix: Of encrypted files in a tree.
+            to_terminal: `-o -` was written out.
+        """
+        self._command = command
+        self._out = out
+        self._openers = openers
+        self._keyset = keyset
+        self._jobs = jobs
+        self._associated_data = associated_data
+        self._force = force
+        self._dry_run = dry_run
+        self._copy = copy
+        self._suffix = suffix
+        self._to_terminal = to_terminal
+        self._report = Report(command, out, dry_run=dry_run)
+        self._bar = ProgressBar(out, DONE[command])
+
+    def __enter__(self) -> Transfer:
+        """Set the number of threads."""
+        if self._jobs is not None:
+            strongroom.set_num_threads(self._jobs)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the progress bar away and close the store."""
+        self._bar.close()
+        self._openers.close()
+
+    def each(
+        self,
+        pairs: Sequence[tuple[str, str | None]],
+        one: Callable[[str, str | None], Fields],
+    ) -> int:
+        """Do each file; one that fails does not stop the others.
+
+        Args:
+            pairs: Source and target of each, `-` for stdin and None for stdout.
+            one: `encrypt`, `decrypt`, `verify` or `rewrap` of this class.
+
+        Returns:
+            The exit code: of a single file its own, of several 3 if any failed.
+        """
+        do = self._plan if self._dry_run else one
+        for source, target in pairs:
+            try:
+                fields = do(source, target)
+            except BrokenPipeError:
+                raise  # Ours is the only pipe here: nobody reads stdout any more.
+            except Exception as error:
+                self._bar.close()
+                if len(pairs) == 1:
+                    return self._out.failure(error, path=source)
+                self._report.failed(source, target, error)
+            else:
+                self._bar.close()
+                # A single encrypted or decrypted file says nothing, as cp does.
+                self._report.item(source, target, **fields)
+        return self._report.end(noted=len(pairs) > 1)
+
+    def tree(self, sources: Sequence[str], target: str | None = None) -> int:
+        """Do whole directories.
+
+        Args:
+            sources: Directories and files.
+            target: The directory to write to; None where nothing is written elsewhere.
+
+        Returns:
+            The exit code: 3 if anything failed or was left out.
+        """
+        from strongroom import bulk
+
+        settings: Fields = {
+            "keyset": self._keyset,
+            "jobs": self._jobs,
+            "progress": self._bar.callback,
+            "on_item": self._report.tree_item,
+        }
+        if self._command != "verify":
+            settings["dry_run"] = self._dry_run
+        if self._command == "rewrap":
+            bulk.rewrap_tree(sources, self._openers.key_store, copy=self._copy, **settings)
+            return self._report.end(noted=True)
+        encrypts = self._command == "encrypt"
+        pair = self._openers.for_writing() if encrypts else self._openers.for_reading()
+        settings |= {"associated_data": self._associated_data, "passphrase": pair[1]}
+        if target is None:
+            bulk.verify_tree(sources, pair[0], **settings)
+        else:
+            do = bulk.encrypt_tree if encrypts else bulk.decrypt_tree
+            settings |= {"suffix": self._suffix, "overwrite": self._force}
+            do(sources, target, pair[0], **settings)
+        self._bar.close()
+        return self._report.end(noted=True)
+
+    def encrypt(self, source: str, target: str | None) -> Fields:
+        """Encrypt one file or stdin."""
+        refuse_terminal(target, asked=self._to_terminal)
+        key_store, passphrase = self._openers.for_writing()
+        settings = self._settings(passphrase)
+        if source != PIPE and target is not None:
+            done = strongroom.encrypt_file(
+                source, target, key_store, overwrite=self._force, **settings
+            )
+        else:
+            from strongroom.files import encrypt_stream
+
+            with streams(source, target, overwrite=self._force, out=self._out) as (src, dst):
+                done = encrypt_stream(src, dst, key_store, **settings)
+        return {"bytes_in": int(done), "bytes_out": _size(target), **self._seen(target)}
+
+    def decrypt(self, source: str, target: str | None) -> Fields:
+        """Decrypt one file or stdin."""
+        key_store, passphrase = self._openers.for_reading(source)
+        settings = self._settings(passphrase)
+        if source != PIPE and target is not None:
+            done = strongroom.decrypt_file(
+                source, target, key_store, overwrite=self._force, **settings
+            )
+        else:
+            from strongroom.files import decrypt_stream
+
+            with streams(source, target, overwrite=self._force, out=self._out) as (src, dst):
+                done = decrypt_stream(src, dst, key_store, **settings)
+        return {"bytes_in": _size(source), "bytes_out": int(done), **self._seen(source)}
+
+    def verify(self, source: str, _: str | None) -> Fields:
+        """Verify one file or stdin."""
+        key_store, passphrase = self._openers.for_reading(source)
+        settings = self._settings(passphrase)
+        if source != PIPE:
+            done = strongroom.verify_file(source, key_store, **settings)
+        else:
+            from strongroom.files import decrypt_stream
+
+            with (
+                open_source(PIPE) as src,
+                open(os.devnull, "wb", buffering=0) as nowhere,
+            ):
+                done = decrypt_stream(src, nowhere, key_store, **settings)
+        return {"bytes_in": _size(source), "bytes_out": int(done), **self._seen(source)}
+
+    def rewrap(self, source: str, _: str | None) -> Fields:
+        """Rewrap one file in place."""
+        changed = strongroom.rewrap_file(
+            source, self._openers.key_store, keyset=self._keyset, copy=self._copy
+        )
+        fields = {"bytes_in": _size(source), "bytes_out": 0, **self._seen(source)}
+        return {**fields, "status": "ok" if changed else "current"}
+
+    def _settings(self, passphrase: str | bytes | None) -> Fields:
+        return {
+            "keyset": self._keyset,
+            "associated_data": self._associated_data,
+            "passphrase": passphrase,
+            "progress": self._bar.callback,
+        }
+
+    def _seen(self, path: str | None) -> Fields:
+        """Return what a message's file says without a key; nobody reads it but with --json."""
+        if path is None or path == PIPE or not self._out.json:
+            return {}
+        info = strongroom.inspect(path)
+        return {"key_ids": list(info.key_ids), "kind": info.kind, "version": info.version}
+
+    def _plan(self, source: str, target: str | None) -> Fields:
+        """Check what can be checked of one file without doing anything."""
+        fields: Fields = {"bytes_in": _size(source)}
+        if self._command != "encrypt" and source != PIPE:
+            info = strongroom.inspect(source)
+            fields |= self._seen(source)
+            if self._command == "rewrap":
+                current = self._openers.key_store.get_current_key(self._keyset)
+                if list(info.key_ids) == [current.id]:
+                    fields["status"] = "current"
+        if target is not None and not self._force and os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        return fields
+
+
+def _size(path: str | None) -> int | None:
+    """Return a file's size in bytes, None for a pipe."""
+    if path is None or path == PIPE:
+        return None
+    return os.stat(path).st_size
