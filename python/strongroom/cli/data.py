@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ _suffix = click.option(
 _force = click.option("-f", "--force", is_flag=True, help="Replace targets that are there.")
 
 
-def _passphrase(text: str) -> Any:
+def _passphrase(text: str) -> Callable[[options.F], options.F]:
     return click.option("-p", "--passphrase", "with_passphrase", is_flag=True, help=text)
 
 

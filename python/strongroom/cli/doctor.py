@@ -34,9 +34,11 @@ def doctor(
     never made is no failure.
     """
     from strongroom import _native
+    from strongroom.parallel import num_threads
+    from strongroom.secure import memory_status
 
     engine = _native.engine_status()
-    memory = dict(strongroom.memory_status())
+    memory = dict(memory_status())
     checked = _check_store(store, master, passphrase_source)
     versions = _versions()
     code = checked.get("code", exitcodes.OK)
@@ -47,7 +49,7 @@ def doctor(
         engine=engine["engine"],
         engine_forced=engine["forced"],
         cpu_features=engine["cpu_features"],
-        threads=strongroom.num_threads(),
+        threads=num_threads(),
         memory=memory,
         store=checked,
         versions=versions,
@@ -60,7 +62,7 @@ def doctor(
         ("python", f"{sys.version.split()[0]}, {_platform()}"),
         ("engine", engine["engine"] + forced),
         ("cpu features", " ".join(engine["cpu_features"]) or "none that matter"),
-        ("threads", str(strongroom.num_threads())),
+        ("threads", str(num_threads())),
         *((f"memory {name.replace('_', ' ')}", _shown(value)) for name, value in memory.items()),
         ("store", _store_words(checked)),
         *versions.items(),

@@ -58,7 +58,7 @@ def _master(uri: str, source: PassphraseSource) -> tuple[str | None, MasterKeyPr
     """Return the path of the key file if one was made, and the master."""
     if not uri.startswith(_FILE):
         return None, get_master(uri, source, new=True)
-    from strongroom import FileMasterKey
+    from strongroom.masters import FileMasterKey
 
     path = os.path.abspath(uri.removeprefix(_FILE))
     try:
@@ -68,7 +68,7 @@ def _master(uri: str, source: PassphraseSource) -> tuple[str | None, MasterKeyPr
 
 
 def _create(out: Output, url: str, provider: MasterKeyProvider) -> None:
-    from strongroom import KeyStore
+    from strongroom.keys import KeyStore
 
     with KeyStore.create(url, provider) as key_store:
         key = key_store.get_current_key()

@@ -13,7 +13,7 @@ from strongroom.cli.passphrase import PassphraseSource, on_terminal
 from strongroom.cli.store import open_store
 
 if TYPE_CHECKING:
-    from strongroom import Key
+    from strongroom.keys import Key
 
 
 @click.group()

@@ -12,7 +12,7 @@ from strongroom.cli.store import open_store
 from strongroom.cli.targets import PIPE
 
 if TYPE_CHECKING:
-    from strongroom import KeyStore
+    from strongroom.keys import KeyStore
 
 Pair = tuple["KeyStore | None", "str | bytes | None"]
 
@@ -87,7 +87,7 @@ class Openers:
             OSError: The file can't be read.
         """
         if path is not None and path != PIPE and not self._with_passphrase:
-            from strongroom import inspect
+            from strongroom.envelope import inspect
 
             kinds = {slot.kind for slot in inspect(path).slots}
             if "passphrase" in kinds and not kinds & {"keyset", "master"}:

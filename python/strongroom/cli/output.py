@@ -228,5 +228,5 @@ def _write(stream: IO[str] | None, text: str) -> None:
         stream.write(text + "\n")
     except UnicodeEncodeError:
         # A terminal in a locale without these characters: their escapes, and never a traceback.
-        encoding = stream.encoding or "ascii"
+        encoding = getattr(stream, "encoding", None) or "ascii"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -9,8 +9,8 @@ from strongroom.cli import exitcodes
 from strongroom.cli.exitcodes import CliError
 
 if TYPE_CHECKING:
-    from strongroom import KeyStore
     from strongroom.cli.passphrase import PassphraseSource
+    from strongroom.keys import KeyStore
     from strongroom.masters import MasterKeyProvider
 
 _SQLITE: Final = "sqlite:///"
@@ -59,7 +59,7 @@ def get_master(uri: str, source: PassphraseSource, *, new: bool = False) -> Mast
     """
     if uri == PASSPHRASE:
         passphrase = source.get("Passphrase of the key store", confirm=new)
-        from strongroom import PassphraseMasterKey
+        from strongroom.masters import PassphraseMasterKey
 
         return PassphraseMasterKey(passphrase)
     from strongroom.masters import open_master
@@ -84,7 +84,7 @@ def open_store(named: str | None, master: str | None, source: PassphraseSource) 
     # sqlite3 would otherwise be imported only to say the same, less well.
     if path is not None and not os.path.lexists(path):
         raise CliError(f"no key store at {path}; `strongroom init` makes one", exitcodes.NOT_FOUND)
-    from strongroom import KeyStore
+    from strongroom.keys import KeyStore
 
     return KeyStore.open(url, get_master(master or kept_master(url), source))
 
@@ -95,7 +95,7 @@ def kept_master(url: str) -> str:
     Raises:
         StrongroomError: It is no store, or can't be read.
     """
-    from strongroom import KeyStore
+    from strongroom.keys import KeyStore
 
     masters = KeyStore.masters_of(url)
     # One kept for emergencies comes last, and a person is asked only where nothing else opens it.

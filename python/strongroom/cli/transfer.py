@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import strongroom
 from strongroom.cli.output import Output
 from strongroom.cli.progress import ProgressBar
 from strongroom.cli.report import DONE, Report
@@ -72,7 +71,9 @@ class Transfer:
     def __enter__(self) -> Transfer:
         """Set the number of threads."""
         if self._jobs is not None:
-            strongroom.set_num_threads(self._jobs)
+            from strongroom.parallel import set_num_threads
+
+            set_num_threads(self._jobs)
         return self
 
     def __exit__(
@@ -157,9 +158,9 @@ class Transfer:
         key_store, passphrase = self._openers.for_writing()
         settings = self._settings(passphrase)
         if source != PIPE and target is not None:
-            done = strongroom.encrypt_file(
-                source, target, key_store, overwrite=self._force, **settings
-            )
+            from strongroom.files import encrypt_file
+
+            done = encrypt_file(source, target, key_store, overwrite=self._force, **settings)
         else:
             from strongroom.files import encrypt_stream
 
@@ -172,9 +173,9 @@ class Transfer:
         key_store, passphrase = self._openers.for_reading(source)
         settings = self._settings(passphrase)
         if source != PIPE and target is not None:
-            done = strongroom.decrypt_file(
-                source, target, key_store, overwrite=self._force, **settings
-            )
+            from strongroom.files import decrypt_file
+
+            done = decrypt_file(source, target, key_store, overwrite=self._force, **settings)
         else:
             from strongroom.files import decrypt_stream
 
@@ -187,7 +188,9 @@ class Transfer:
         key_store, passphrase = self._openers.for_reading(source)
         settings = self._settings(passphrase)
         if source != PIPE:
-            done = strongroom.verify_file(source, key_store, **settings)
+            from strongroom.files import verify_file
+
+            done = verify_file(source, key_store, **settings)
         else:
             from strongroom.files import decrypt_stream
 
@@ -200,7 +203,9 @@ class Transfer:
 
     def rewrap(self, source: str, _: str | None) -> Fields:
         """Rewrap one file in place."""
-        changed = strongroom.rewrap_file(
+        from strongroom.files import rewrap_file
+
+        changed = rewrap_file(
             source, self._openers.key_store, keyset=self._keyset, copy=self._copy
         )
         fields = {"bytes_in": _size(source), "bytes_out": 0, **self._seen(source)}
@@ -218,14 +223,18 @@ class Transfer:
         """Return what a message's file says without a key; nobody reads it but with --json."""
         if path is None or path == PIPE or not self._out.json:
             return {}
-        info = strongroom.inspect(path)
+        from strongroom.envelope import inspect
+
+        info = inspect(path)
         return {"key_ids": list(info.key_ids), "kind": info.kind, "version": info.version}
 
     def _plan(self, source: str, target: str | None) -> Fields:
         """Check what can be checked of one file without doing anything."""
         fields: Fields = {"bytes_in": _size(source)}
         if self._command != "encrypt" and source != PIPE:
-            info = strongroom.inspect(source)
+            from strongroom.envelope import inspect
+
+            info = inspect(source)
             fields |= self._seen(source)
             if self._command == "rewrap":
                 current = self._openers.key_store.get_current_key(self._keyset)
