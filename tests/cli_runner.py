@@ -209,7 +209,9 @@ def check_schema(value: object) -> None:
 
 
 def schema_errors(value: Any, rule: dict[str, Any], where: str = "$") -> list[str]:
-    errors = []
+    errors: list[str] = []
+    if not isinstance(value, dict) and {"required", "properties"} & rule.keys():
+        return [f"{where}: {value!r} is no object"]
     for word, wanted in rule.items():
         match word:
             case "type":

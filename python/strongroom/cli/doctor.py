@@ -38,6 +38,7 @@ def doctor(
     from strongroom.secure import memory_status
 
     engine = _native.engine_status()
+    features = [name for name, has in engine["cpu_features"].items() if has]
     memory = dict(memory_status())
     checked = _check_store(store, master, passphrase_source)
     versions = _versions()
@@ -48,7 +49,7 @@ def doctor(
         version=strongroom.__version__,
         engine=engine["engine"],
         engine_forced=engine["forced"],
-        cpu_features=engine["cpu_features"],
+        cpu_features=features,
         threads=num_threads(),
         memory=memory,
         store=checked,
@@ -61,7 +62,7 @@ def doctor(
         ("strongroom", strongroom.__version__),
         ("python", f"{sys.version.split()[0]}, {_platform()}"),
         ("engine", engine["engine"] + forced),
-        ("cpu features", " ".join(engine["cpu_features"]) or "none that matter"),
+        ("cpu features", " ".join(features) or "none that matter"),
         ("threads", str(num_threads())),
         *((f"memory {name.replace('_', ' ')}", _shown(value)) for name, value in memory.items()),
         ("store", _store_words(checked)),

@@ -41,10 +41,11 @@ def init(
         if path == default_path():
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         _create(out, url, provider)
-    except BaseException:
+    except BaseException as error:
         # A key file without a store would make the next try use it unasked. Where the store
         # came into being after all, the file is its only way in, and stays.
-        if made_file is not None and path is not None and not os.path.lexists(path):
+        made_store = not isinstance(error, ValueError) if path is None else os.path.lexists(path)
+        if made_file is not None and not made_store:
             with contextlib.suppress(OSError):
                 os.unlink(made_file)
         raise

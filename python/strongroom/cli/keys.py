@@ -8,9 +8,10 @@ import click
 
 from strongroom.cli import exitcodes, options
 from strongroom.cli.exitcodes import CliError
-from strongroom.cli.output import Output
-from strongroom.cli.passphrase import PassphraseSource, on_terminal
+from strongroom.cli.output import Output, printable
+from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.store import open_store
+from strongroom.cli.terminal import ask_yes
 
 if TYPE_CHECKING:
     from strongroom.keys import Key
@@ -41,7 +42,10 @@ def list_(
         _record(out, key)
     out.table(
         ("KEY ID", "KEYSET", "STATE", "GENERATION", "CREATED"),
-        [(key.id, key.keyset, key.state, str(key.generation), _time(key)) for key in found],
+        [
+            (key.id, printable(key.keyset), key.state, str(key.generation), _time(key))
+            for key in found
+        ],
     )
     return exitcodes.OK
 
@@ -83,8 +87,7 @@ def activate(
 ) -> int:
     """Make a new key the primary of its keyset; the old primary decrypts only from then on."""
     with open_store(store, master, passphrase_source) as key_store:
-        key_store.activate_key(key_id)
-        _show(out, key_store.get_key(key_id))
+        _show(out, key_store.activate_key(key_id))
     return exitcodes.OK
 
 
@@ -122,8 +125,7 @@ def retire(
 ) -> int:
     """Deactivate a key that is not the primary: it decrypts, and encrypts no more."""
     with open_store(store, master, passphrase_source) as key_store:
-        key_store.retire_key(key_id)
-        _show(out, key_store.get_key(key_id))
+        _show(out, key_store.retire_key(key_id))
     return exitcodes.OK
 
 
@@ -151,11 +153,12 @@ def destroy(
     """
     with open_store(store, master, passphrase_source) as key_store:
         key = key_store.get_key(key_id)
-        if not yes:
-            _confirm(key)
+        question = f"Destroy key {key.id} of keyset {printable(key.keyset)} ({key.state}) for ever?"
+        if not yes and not ask_yes(question):
+            raise CliError("nothing was changed")
         key_store.destroy_key(key.id, force=force)
     out.record("key", status="ok", key_ids=[key.id], keyset=key.keyset, state="destroyed")
-    out.line(f"{key.id}  {key.keyset}  destroyed")
+    out.line(f"{key.id}  {printable(key.keyset)}  destroyed")
     out.note(
         "backups, snapshots and old copies of the store may still hold the key, "
         "for whoever has their master"
@@ -163,17 +166,9 @@ def destroy(
     return exitcodes.OK
 
 
-def _confirm(key: Key) -> None:
-    if not on_terminal():
-        raise CliError("there is no terminal to ask on; --yes answers", exitcodes.USAGE)
-    question = f"Destroy key {key.id} of keyset {key.keyset} ({key.state}) for ever?"
-    if not click.confirm(question, err=True):
-        raise CliError("nothing was changed")
-
-
 def _show(out: Output, key: Key) -> None:
     _record(out, key)
-    out.line(f"{key.id}  {key.keyset}  {key.state}")
+    out.line(f"{key.id}  {printable(key.keyset)}  {key.state}")
 
 
 def _record(out: Output, key: Key) -> None:

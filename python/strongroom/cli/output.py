@@ -154,7 +154,10 @@ class Output:
             for row in rows:
                 # A Text, since rich would read [...] in a str as markup.
                 table.add_row(*(Text(cell) for cell in row))
-            Console().print(table)
+            console = Console()
+            # rich would cut a key id to fit a narrow terminal; let the terminal wrap it instead.
+            console.width = max(console.width, console.measure(table).maximum)
+            console.print(table)
             return
         every = [headings, *rows]
         widths = [max(len(row[i]) for row in every) for i in range(len(headings))]

@@ -6,12 +6,11 @@ Arguments are seen by every user of the machine in the list of processes, and ke
 from __future__ import annotations
 
 import io
-import os
-import sys
 from typing import Final, NamedTuple
 
 from strongroom.cli import exitcodes
 from strongroom.cli.exitcodes import CliError
+from strongroom.cli.terminal import ask_passphrase
 
 # FORMAT.md: a passphrase is 1 to 4,096 bytes.
 MAX_PASSPHRASE: Final = 4096
@@ -60,42 +59,7 @@ class PassphraseSource(NamedTuple):
                 return _checked(file.read(_MAX_READ + 1), f"file descriptor {self.fd}")
         if self.command is not None:
             return _checked(_run(self.command), "the passphrase command")
-        return _ask(prompt, confirm=confirm)
-
-
-def on_terminal() -> bool:
-    """Whether somebody is there to be asked.
-
-    The prompt itself uses /dev/tty, so that stdin or stdout may be a pipe; but where neither
-    stdin nor stderr is a terminal this is a script, and must not hang on a question.
-    """
-    if not any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
-        return False
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-def _ask(prompt: str, *, confirm: bool) -> str:
-    if not on_terminal():
-        raise CliError(
-            "a passphrase is needed and there is no terminal to ask on; "
-            "give --passphrase-file, --passphrase-command or --passphrase-fd",
-            exitcodes.USAGE,
-        )
-    from getpass import getpass
-
-    try:
-        first = getpass(f"{prompt}: ")
-        if not first:
-            raise CliError("no passphrase given", exitcodes.USAGE)
-        if confirm and getpass(f"{prompt} again: ") != first:
-            raise CliError("the two passphrases are not the same", exitcodes.USAGE)
-    except EOFError:
-        raise CliError("no passphrase given", exitcodes.USAGE) from None
-    return first
+        return ask_passphrase(prompt, confirm=confirm)
 
 
 def _run(command: str) -> bytes:

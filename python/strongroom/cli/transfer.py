@@ -205,9 +205,7 @@ class Transfer:
         """Rewrap one file in place."""
         from strongroom.files import rewrap_file
 
-        changed = rewrap_file(
-            source, self._openers.key_store, keyset=self._keyset, copy=self._copy
-        )
+        changed = rewrap_file(source, self._openers.key_store, keyset=self._keyset, copy=self._copy)
         fields = {"bytes_in": _size(source), "bytes_out": 0, **self._seen(source)}
         return {**fields, "status": "ok" if changed else "current"}
 
