@@ -156,7 +156,8 @@ class Output:
                 table.add_row(*(Text(cell) for cell in row))
             console = Console()
             # rich would cut a key id to fit a narrow terminal; let the terminal wrap it instead.
-            console.width = max(console.width, console.measure(table).maximum)
+            unbounded = console.options.update_width(10_000)
+            console.width = max(console.width, console.measure(table, options=unbounded).maximum)
             console.print(table)
             return
         every = [headings, *rows]
