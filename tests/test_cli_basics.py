@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 import strongroom
-from cli_runner import COMMAND, Cli, Terminal, check_schema, schema, schema_errors
+from cli_runner import COMMAND, Cli, check_schema, schema, schema_errors
 from strongroom.cli import exitcodes, output
 from strongroom.cli.main import LazyGroup, cli
 
@@ -287,13 +287,3 @@ def test_lazy_commands_are_where_the_table_says() -> None:
     for module, _ in cli.lazy.values():
         name, _, attribute = module.partition(":")
         assert isinstance(getattr(importlib.import_module(name), attribute), click.Command)
-
-
-def test_a_terminal_is_not_for_messages(run: Cli) -> None:
-    (run.folder / "a").write_bytes(b"text")
-    with Terminal(run, "encrypt", "a", "-o", "-", "--passphrase-file", "a", "-p") as terminal:
-        assert terminal.end() == 0
-        assert "SR" in terminal.seen
-    with Terminal(run, "encrypt", "-", "--passphrase-file", "a", "-p") as terminal:
-        assert terminal.end() == exitcodes.USAGE
-        assert "not for a terminal" in terminal.seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,18 @@ from strongroom.cli.exitcodes import code_of, sentence_of
 from strongroom.cli.output import Output, plural, printable
 from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.store import PASSPHRASE, kept_master, open_store, store_path, store_url
+
+# The attributes of memory_status() that are shown, in this order.
+_MEMORY: Final = (
+    "backend",
+    "policy",
+    "locked_bytes",
+    "unlocked_bytes",
+    "secrets",
+    "limit",
+    "wipes_on_fork",
+    "failures",
+)
 
 
 @click.command()
@@ -35,14 +47,17 @@ def doctor(
     """
     from strongroom import _native
     from strongroom.parallel import num_threads
-    from strongroom.secure import memory_status
+    from strongroom.secure import MemoryLockedKey, memory_status
 
     engine = _native.engine_status()
     features = [name for name, has in engine["cpu_features"].items() if has]
-    memory = dict(memory_status())
+    # Before the first secret there is no page to tell of.
+    with MemoryLockedKey.generate():
+        status = memory_status()
+    memory = {name: getattr(status, name) for name in _MEMORY}
     checked = _check_store(store, master, passphrase_source)
     versions = _versions()
-    code = checked.get("code", exitcodes.OK)
+    code: int = checked.get("code", exitcodes.OK)
     out.record(
         "doctor",
         status="failed" if code else "ok",
@@ -117,8 +132,8 @@ def _platform() -> str:
 
 
 def _shown(value: object) -> str:
-    if value is None or value == "" or value == []:
+    if value is None or value == []:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return "; ".join(value) if isinstance(value, list) else str(value)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TextIO
 
 import click
 
@@ -106,6 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     output = Output(json="--json" in flags, debug="--debug" in flags)
     try:
         _catch_signals()
+        _show_warnings(output)
         code = _invoke(words, output)
         _flush(sys.stdout)
     except BrokenPipeError as error:
@@ -154,6 +156,22 @@ def _catch_signals() -> None:
         # One that is ignored (nohup) stays so.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+
+
+def _show_warnings(output: Output) -> None:
+    """Let a warning of the library (memory that could not be locked) look like our other notes."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        output.warn(f"warning: {message}")
+
+    warnings.showwarning = show
 
 
 def _flush(stream: IO[str] | None) -> None:
