@@ -18,6 +18,7 @@ from strongroom.errors import KeyStoreError
 from strongroom.keys import sql
 
 __all__ = [
+    "ROW_TYPES",
     "KeyRow",
     "KeysetRow",
     "MasterRow",
@@ -26,6 +27,7 @@ __all__ = [
     "UseRow",
     "damaged",
     "digest",
+    "row_mac",
     "sealed",
     "verified",
 ]
@@ -118,6 +120,8 @@ _TABLES: dict[type, sql.Table] = {
     UseRow: sql.USES,
     UsageRow: sql.USAGE,
 }
+
+ROW_TYPES: dict[str, type] = {table.name: kind for kind, table in _TABLES.items()}
 
 
 def damaged(what: str) -> KeyStoreError:

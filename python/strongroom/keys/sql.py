@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "Column", "Table", "create_statements"]
+__all__ = ["SCHEMA_VERSION", "TABLES", "Column", "Table", "create_statements", "insert"]
 
 SCHEMA_VERSION = 1
 
@@ -117,6 +117,8 @@ USAGE = Table(
     ),
 )
 TABLES = (STORE, MASTERS, KEYSETS, KEYS, USES, USAGE)
+# The tables of older versions, for migrate.py.
+OLD_TABLES: dict[int, tuple[Table, ...]] = {}
 
 _INDEXES = (
     # Without these two, concurrent rotations under a driver's default transactions make two
@@ -142,7 +144,8 @@ def create_statements(types: dict[str, str]) -> list[str]:
     return [*statements, *_INDEXES]
 
 
-def _insert(table: Table) -> str:
+def insert(table: Table) -> str:
+    """Return the statement that inserts a whole row."""
     marks = ", ".join("?" for _ in table.columns)
     return f"INSERT INTO {table.name} ({table.names}) VALUES ({marks})"
 
@@ -160,30 +163,30 @@ def _select(table: Table, where: str = "") -> str:
 SELECT_VERSION = "SELECT schema_version FROM strongroom_store WHERE id = 1"
 
 SELECT_STORE = _select(STORE)
-INSERT_STORE = _insert(STORE)
+INSERT_STORE = insert(STORE)
 UPDATE_STORE = _update(STORE)
 
 SELECT_MASTERS = _select(MASTERS)
-INSERT_MASTER = _insert(MASTERS)
+INSERT_MASTER = insert(MASTERS)
 DELETE_MASTER = "DELETE FROM strongroom_masters WHERE key_id = ?"
 
 SELECT_KEYSET_NAMES = "SELECT name FROM strongroom_keysets"
 SELECT_KEYSET = _select(KEYSETS, "WHERE name = ?")
 SELECT_ALL_KEYSETS = _select(KEYSETS)
-INSERT_KEYSET = _insert(KEYSETS)
+INSERT_KEYSET = insert(KEYSETS)
 UPDATE_KEYSET = _update(KEYSETS)
 
 SELECT_KEYSET_OF_KEY = "SELECT keyset FROM strongroom_keys WHERE key_id = ?"
 SELECT_KEYS = _select(KEYS, "WHERE keyset = ?")
 SELECT_ALL_KEYS = _select(KEYS)
-INSERT_KEY = _insert(KEYS)
+INSERT_KEY = insert(KEYS)
 UPDATE_KEY = _update(KEYS)
 
 SELECT_USES = _select(USES, "WHERE key_id = ?")
-INSERT_USE = _insert(USES)
+INSERT_USE = insert(USES)
 DELETE_USE = "DELETE FROM strongroom_uses WHERE id = ?"
 
 SELECT_USAGE = _select(USAGE, "WHERE key_id = ?")
 SELECT_ALL_USAGE = _select(USAGE)
-INSERT_USAGE = _insert(USAGE)
+INSERT_USAGE = insert(USAGE)
 UPDATE_USAGE = _update(USAGE)

@@ -161,6 +161,9 @@ class SqliteDatabase:
                         f"for more than {self._busy_timeout:g} s; try again"
                     ) from None
                 raise _translated(error, self.path) from error
+            except UnicodeDecodeError as error:
+                # The module could not decode an error text that quotes the file.
+                raise _damaged(self.path, "its schema is not text") from error
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -196,8 +199,9 @@ class SqliteDatabase:
         if application != APPLICATION_ID:
             raise KeyStoreError(f"{self.path} is an SQLite database, but not a key store")
         (version,) = connection.execute(sql.SELECT_VERSION).fetchone() or (0,)
-        if type(version) is not int or version < 1:
-            raise KeyStoreError(f"{self.path} is damaged: it has no schema version")
+        known = (sql.SCHEMA_VERSION, *sql.OLD_TABLES)
+        if type(version) is not int or (version not in known and version < sql.SCHEMA_VERSION):
+            raise _damaged(self.path, "it has no known schema version")
         if version > sql.SCHEMA_VERSION:
             raise KeyStoreError(
                 f"{self.path} has schema {version}, made by a newer release; this one reads up "
@@ -207,8 +211,13 @@ class SqliteDatabase:
             # A trigger or a view under a table's name would be run by the statements below.
             found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
             if sorted(_plain(s) for (s,) in found) != sorted(map(_plain, self.create_statements())):
-                raise KeyStoreError(f"{self.path} is damaged: its tables are not the schema's")
+                raise _damaged(self.path, "its tables are not the schema's")
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        # SQLite takes a cut within the last page for zeros. Pages in the WAL may not be in the
+        # file yet.
+        if Path(self.path).stat().st_size < pages * page_size and not _has_frames(self.path):
+            raise _damaged(self.path, "the file was cut")
         if pages <= CHECK_PAGES:
             _integrity(connection)
         return version
@@ -306,6 +315,13 @@ def _integrity(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("database disk image is malformed")
 
 
+def _has_frames(path: str) -> bool:
+    try:
+        return Path(f"{path}-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _plain(statement: str) -> str:
     return re.sub(r"\s+", " ", statement).strip()
 
@@ -333,4 +349,8 @@ def _translated(error: sqlite3.Error, path: str) -> KeyStoreError:
         return KeyStoreError(f"no space left for the key store {path}; nothing was changed")
     if code == sqlite3.SQLITE_IOERR:
         return KeyStoreError(f"the key store {path} could not be read or written: {error}")
-    return KeyStoreError(f"the key store {path} is damaged: {error}; restore it from a backup")
+    return _damaged(path, str(error))
+
+
+def _damaged(path: str, what: str) -> KeyStoreError:
+    return KeyStoreError(f"the key store {path} is damaged: {what}; restore it from a backup")

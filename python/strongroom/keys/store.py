@@ -134,6 +134,31 @@ class KeyStore(Lifecycle):
         finally:
             database.close()
 
+    @classmethod
+    def migrate(cls, url: str, master: MasterKeyProvider) -> bool:
+        """Bring a store of an older release to this release's schema, in one transaction.
+
+        Copy the store first: older releases can't read it any more.
+
+        Args:
+            url: As for `create`.
+            master: Any of the store's masters.
+
+        Returns:
+            False if there was nothing to do.
+
+        Raises:
+            KeyStoreError: It is no store, a damaged one, or one of a newer release.
+            MasterKeyError: It is not a master of this store, or refused.
+        """
+        from strongroom.keys.migrate import migrate
+
+        database = databases.open_database(url, busy_timeout=DEFAULT_BUSY_TIMEOUT, read_only=False)
+        try:
+            return migrate(database, master)
+        finally:
+            database.close()
+
     def __enter__(self) -> Self:
         """Return the store itself."""
         self._check()

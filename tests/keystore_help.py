@@ -1,0 +1,104 @@
+"""What the tests of key stores share: places to put one, and hands to change its rows with."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from strongroom import FileMasterKey, KeyStore
+
+UNKNOWN_ID = "00" * 16
+
+
+class Place:
+    """A place for one store, its master, and a way past the library to its rows."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "keys.db"
+        self.url = f"sqlite:///{self.path}"
+        self.master = FileMasterKey.create(directory / "master.key")
+
+    def create(self, **options: Any) -> KeyStore:
+        return KeyStore.create(self.url, self.master, **options)
+
+    def open(self, **options: Any) -> KeyStore:
+        return KeyStore.open(self.url, self.master, **options)
+
+    # How a parameter is written in this database.
+    mark = "?"
+
+    def other(self, name: str) -> Place:
+        """Another place of the same kind."""
+        directory = self.directory / name
+        directory.mkdir()
+        return Place(directory)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement on the store's database, as someone who edits it would."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def copy(self) -> Any:
+        """Return all rows of all tables, to be put back."""
+        return {table: self.sql(f"SELECT * FROM {table}") for table in TABLES}
+
+    def put_back(self, copy: Any) -> None:
+        for table, rows in copy.items():
+            self.sql(f"DELETE FROM {table}")
+            for row in rows:
+                self.sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+
+
+TABLES = (
+    "strongroom_store",
+    "strongroom_masters",
+    "strongroom_keysets",
+    "strongroom_keys",
+    "strongroom_uses",
+    "strongroom_usage",
+)
+
+
+@pytest.fixture(params=["sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[KeyStore]:
+    with place.create() as store:
+        yield store
+
+
+class Clock:
+    """A clock that tests set: `ns` stands in for time.time_ns, calling it for time.monotonic."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_800_000_000.0
+
+    def ns(self) -> int:
+        return int(self.seconds * 1e9)
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(KeyStore, "_clock", staticmethod(clock.ns))
+    monkeypatch.setattr(KeyStore, "_monotonic", staticmethod(clock))
+    return clock
+
+
+def seeded() -> random.Random:
+    """A generator of its own in each run; the seed is printed, for a failure to be repeated."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)

@@ -1,0 +1,449 @@
+"""Stores that were changed behind the library's back: always a typed error, never a write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from keystore_help import TABLES, Place, place, seeded
+from strongroom import (
+    FileMasterKey,
+    KeyStore,
+    KeyStoreError,
+    LimitError,
+    MasterKeyError,
+    VersionedEncryption,
+)
+from strongroom.keys.base import _SEEN
+
+__all__ = ["place"]
+
+# With this set, every bit is flipped, not a sample; it takes about an hour.
+WHOLE = bool(os.environ.get("STRONGROOM_TEST_WHOLE"))
+SAMPLE = 1500
+
+
+@pytest.fixture
+def full(place: Place) -> Place:
+    """A store with two keysets, keys in several states, a use and two masters."""
+    with place.create() as store:
+        first = store.get_current_key()
+        store.rotate()
+        store.register_use(first.id, "archive")
+        store.generate_new_key()
+        store.create_keyset("tenant")
+        store.rotate("tenant")
+        store.create_keyset("other")
+        store.add_master(FileMasterKey.create(place.directory / "second.key"), recovery=True)
+        forget(store)
+    return place
+
+
+def forget(store: KeyStore) -> None:
+    """Let this process forget the store: damage must be seen without remembering."""
+    _SEEN.forget(store._root_id)
+
+
+def use(place: Place) -> None:
+    """Do what shows damage anywhere: open, read everything, decrypt."""
+    with place.open() as store:
+        try:
+            store.check()
+        finally:
+            forget(store)
+
+
+def columns() -> list[tuple[str, str]]:
+    from strongroom.keys import sql
+
+    return [(t.name, c.name) for t in sql.TABLES for c in t.columns if t is not sql.USAGE]
+
+
+@pytest.mark.parametrize(("table", "column"), columns())
+def test_edited_column(full: Place, table: str, column: str) -> None:
+    rows = full.sql(f"SELECT * FROM {table}")
+    from strongroom.keys import sql
+
+    (found,) = (t for t in sql.TABLES if t.name == table)
+    index = [c.name for c in found.columns].index(column)
+    key = found.columns[0].name
+    for row in rows:
+        old = row[index]
+        new = {int: lambda v: v + 100, str: lambda v: v + "x", bytes: lambda v: v + b"x"}
+        edited = new[type(old)](old)
+        if (table, column) == ("strongroom_store", "id"):
+            continue
+        full.sql(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", edited, row[0])
+        now = edited if index == 0 else row[0]
+        if (table, column) == ("strongroom_uses", "key_id"):
+            # Out of sight under a key that isn't there: as if it were dropped.
+            pass
+        elif table == "strongroom_uses":
+            with full.open() as store, pytest.raises(KeyStoreError, match="damaged"):
+                store.uses_of(row[1])
+        elif table == "strongroom_masters":
+            with pytest.raises((KeyStoreError, MasterKeyError)):
+                use(full)
+        else:
+            with pytest.raises(KeyStoreError, match=r"damaged|newer release"):
+                use(full)
+        full.sql(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", old, now)
+    use(full)
+
+
+@pytest.mark.parametrize(("table", "column"), columns())
+def test_another_type_in_a_column(full: Place, table: str, column: str) -> None:
+    if (table, column) == ("strongroom_store", "id"):
+        return  # SQLite's rowid: it takes nothing but integers
+    full.sql(f"UPDATE {table} SET {column} = CAST({column} AS BLOB)")
+    text = full.sql(f"SELECT typeof({column}) FROM {table}")
+    if text == [("blob",)] * len(text) and column in ("mac", "digest", "wrapped", "masters_digest"):
+        full.sql(f"UPDATE {table} SET {column} = 'text' || hex({column})")
+    with contextlib.ExitStack() as stack:
+        if table == "strongroom_uses":
+            if column in ("id", "key_id"):
+                return
+            store = stack.enter_context(full.open())
+            ids = [key.id for key in store.list_keys()]
+            stack.enter_context(pytest.raises(KeyStoreError, match="damaged"))
+            for key_id in ids:
+                store.uses_of(key_id)
+        else:
+            stack.enter_context(pytest.raises(KeyStoreError, match="damaged"))
+            use(full)
+
+
+def _swap(table: str, column: str, where: str) -> Callable[[Place], None]:
+    def swap(place: Place) -> None:
+        key = "key_id" if table == "strongroom_keys" else "name"
+        (a, va), (b, vb) = place.sql(
+            f"SELECT {key}, {column} FROM {table} WHERE {where} ORDER BY {key} LIMIT 2"
+        )
+        assert va != vb
+        place.sql(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", vb, a)
+        place.sql(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", va, b)
+
+    return swap
+
+
+def _run(statement: str) -> Callable[[Place], object]:
+    return lambda place: place.sql(statement)
+
+
+DAMAGE: dict[str, Callable[[Place], object]] = {
+    "wrapped keys of two keys of a keyset": _swap(
+        "strongroom_keys", "wrapped", "keyset = 'default'"
+    ),
+    "wrapped keys of two keysets": _swap("strongroom_keys", "wrapped", "state = 'active'"),
+    "macs of two keys": _swap("strongroom_keys", "mac", "keyset = 'default'"),
+    "digests of two keysets": _swap("strongroom_keysets", "digest", "1 = 1"),
+    "macs of two keysets": _swap("strongroom_keysets", "mac", "1 = 1"),
+    "a key dropped": _run("DELETE FROM strongroom_keys WHERE state = 'pre-active'"),
+    "the primary dropped": _run(
+        "DELETE FROM strongroom_keys WHERE keyset = 'tenant' AND state = 'active'"
+    ),
+    "all keys dropped": _run("DELETE FROM strongroom_keys WHERE keyset = 'tenant'"),
+    "a head dropped": _run("DELETE FROM strongroom_keysets WHERE name = 'tenant'"),
+    "a master dropped": _run("DELETE FROM strongroom_masters WHERE recovery = 1"),
+    "the store's row dropped": _run("DELETE FROM strongroom_store"),
+    "a key moved to another keyset": _run(
+        "UPDATE strongroom_keys SET keyset = 'other', version = 9 WHERE state = 'pre-active'"
+    ),
+    "a key doubled": _run(
+        "INSERT INTO strongroom_keys SELECT 'ff' || substr(key_id, 3), keyset, 99, state, since, "
+        "created, activated, deactivated, reason, wrapped, mac FROM strongroom_keys "
+        "WHERE state = 'pre-active'"
+    ),
+    "a keyset renamed": _run("UPDATE strongroom_keysets SET name = 'x' WHERE name = 'other'"),
+    "a keyset renamed with its keys": lambda place: [
+        place.sql("UPDATE strongroom_keysets SET name = 'x' WHERE name = 'other'"),
+        place.sql("UPDATE strongroom_keys SET keyset = 'x' WHERE keyset = 'other'"),
+    ],
+    "two keysets exchanged": lambda place: [
+        place.sql(f"UPDATE {t} SET {c} = '{new}' WHERE {c} = '{old}'")
+        for t, c in (("strongroom_keysets", "name"), ("strongroom_keys", "keyset"))
+        for old, new in (("other", "x"), ("tenant", "other"), ("x", "tenant"))
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage(full: Place, name: str) -> None:
+    DAMAGE[name](full)
+    before = full.copy()
+    with pytest.raises(KeyStoreError, match="damaged"):
+        use(full)
+    with (
+        contextlib.suppress(KeyStoreError),
+        full.open() as store,
+    ):
+        forget(store)
+        if "tenant" in name:
+            with pytest.raises(KeyStoreError, match="damaged"):
+                store.rotate("tenant")
+    assert full.copy() == before
+
+
+def test_what_was_destroyed_is_not_brought_back(full: Place) -> None:
+    with full.open() as store:
+        before = full.copy()["strongroom_keys"]
+        first = store.list_keys("default")[0]
+        store.destroy_key(first.id, force=True)
+        forget(store)
+    (row,) = (r for r in before if r[0] == first.id)
+    full.sql("DELETE FROM strongroom_keys WHERE key_id = ?", first.id)
+    full.sql(f"INSERT INTO strongroom_keys VALUES ({', '.join('?' * len(row))})", *row)
+    with pytest.raises(KeyStoreError, match="damaged"):
+        use(full)
+
+
+@pytest.mark.parametrize("table", ["strongroom_keys", "strongroom_keysets"])
+def test_older_rows_put_back(full: Place, table: str) -> None:
+    before = full.copy()[table]
+    with full.open() as store:
+        store.rotate()
+        forget(store)
+    full.put_back({table: before})
+    with pytest.raises(KeyStoreError, match="damaged"):
+        use(full)
+
+
+def test_a_removed_master_is_not_brought_back(full: Place) -> None:
+    before = full.copy()["strongroom_masters"]
+    second = FileMasterKey(full.directory / "second.key")
+    with full.open() as store:
+        store.remove_master(second.key_id)
+    full.put_back({"strongroom_masters": before})
+    for master in (second, full.master):
+        with pytest.raises(KeyStoreError, match="damaged"):
+            KeyStore.open(full.url, master)
+
+
+def test_older_whole_store(full: Place) -> None:
+    """Not seen by its bytes, for it is a sound store: seen by who knows of a later generation."""
+    before = full.copy()
+    with full.open() as store:
+        tenants = store.list_keys("tenant")
+        store.rotate("tenant")
+        store.create_keyset("new")
+    full.put_back(before)
+    # A process that has seen the later one, in a store opened anew as well.
+    for _ in range(2):
+        with full.open() as store:
+            assert store.list_keys("default")
+            for call in (
+                lambda s=store: s.list_keys("tenant"),
+                lambda s=store: s.rotate("tenant"),
+                lambda s=store: VersionedEncryption(s, "tenant"),
+            ):
+                with pytest.raises(KeyStoreError, match="older than it was"):
+                    call()
+            with pytest.raises(KeyStoreError, match="'new' is missing"):
+                store.rotate("new")
+            with pytest.raises(KeyStoreError, match=r"older|missing"):
+                store.list_keys()
+    # One that hasn't: the docs say so.
+    forget(store)
+    use(full)
+    with full.open() as store:
+        assert store.list_keys("tenant") == tenants
+        forget(store)
+
+
+def test_another_history_of_the_same_generation(full: Place) -> None:
+    before = full.copy()
+    with full.open() as store:
+        store.rotate("tenant")
+    full.put_back(before)
+    root_id = store._root_id
+    heads = dict(_SEEN._stores[root_id])
+    forget(store)
+    with full.open() as store:
+        store.rotate("tenant")
+    # Both are at the same generation now, with other keys.
+    _SEEN._stores[root_id] = heads
+    with full.open() as store, pytest.raises(KeyStoreError, match="older than it was"):
+        store.list_keys("tenant")
+    forget(store)
+
+
+def test_rows_of_another_store(full: Place) -> None:
+    other = full.other("b")
+    with other.create() as store:
+        store.create_keyset("tenant")
+        store.create_keyset("other")
+    foreign = other.copy()
+    own = full.copy()
+    for table in TABLES[2:4]:
+        full.put_back({table: foreign[table]})
+        with pytest.raises(KeyStoreError, match="damaged"):
+            use(full)
+        full.put_back({table: own[table]})
+    full.put_back({t: foreign[t] for t in TABLES[2:4]})
+    with pytest.raises(KeyStoreError, match="damaged"):
+        use(full)
+    full.put_back(own)
+    use(full)
+
+
+# What is particular to SQLite files
+
+
+class Victim:
+    """A closed store's file, of which damaged copies are opened."""
+
+    def __init__(self, place: Place, target: Path) -> None:
+        with place.open() as store:
+            self.keys = [(k.id, k.state, k.generation, k.keyset) for k in store.list_keys()]
+            self.message = VersionedEncryption(store).encrypt(b"value")
+            forget(store)
+        self.data = place.path.read_bytes()
+        self.master = place.master
+        self.path = target
+        self.refused = self.harmless = 0
+
+    def expect(self, data: bytes, what: str, refused: bool = False) -> None:
+        """A damaged copy is refused with a typed error, or nothing that is read has changed."""
+        self.path.write_bytes(data)
+        try:
+            with KeyStore.open(f"sqlite:///{self.path}", self.master) as store:
+                try:
+                    store.check()
+                    keys = [(k.id, k.state, k.generation, k.keyset) for k in store.list_keys()]
+                    assert VersionedEncryption(store).decrypt(self.message) == b"value"
+                finally:
+                    forget(store)
+            assert keys == self.keys, what
+            assert not refused, what
+            self.harmless += 1
+        except (KeyStoreError, MasterKeyError, LimitError):
+            self.refused += 1
+        assert self.path.read_bytes() == data, f"{what}: written to"
+        leftover = [p.name for p in self.path.parent.iterdir() if p != self.path]
+        assert leftover == [], what
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Victim:
+    place = Place(tmp_path)
+    with place.create() as store:
+        store.rotate()
+        store.create_keyset("tenant")
+        forget(store)
+    (tmp_path / "copies").mkdir()
+    return Victim(place, tmp_path / "copies" / "copy.db")
+
+
+def test_flipped_bits(victim: Victim) -> None:
+    total = 8 * len(victim.data)
+    random = seeded()
+    sample = range(total) if WHOLE else sorted(random.sample(range(total), SAMPLE))
+    # What is not zero is where the rows and the tables are: half of the sample from there.
+    busy = [8 * at + bit for at, byte in enumerate(victim.data) if byte for bit in range(8)]
+    for position in [*sample, *([] if WHOLE else random.sample(busy, SAMPLE))]:
+        data = bytearray(victim.data)
+        data[position // 8] ^= 1 << position % 8
+        victim.expect(bytes(data), f"bit {position}")
+    print(f"{victim.refused} refused, {victim.harmless} in bytes that nothing reads")
+    assert victim.refused > SAMPLE // 2
+
+
+def test_flipped_bits_of_rows(victim: Victim) -> None:
+    """Bits of MACs, ids and wrapped keys are always refused."""
+    from strongroom.keys import sql
+
+    place = Place.__new__(Place)
+    place.path = victim.path
+    victim.path.write_bytes(victim.data)
+    random = seeded()
+    for table, column in (
+        (sql.KEYS, "wrapped"),
+        (sql.KEYS, "mac"),
+        (sql.KEYSETS, "digest"),
+        (sql.MASTERS, "wrapped"),
+        (sql.STORE, "mac"),
+    ):
+        victim.path.write_bytes(victim.data)
+        value = place.sql(f"SELECT {column} FROM {table.name}")[0][0]
+        at = victim.data.index(value)
+        for _ in range(20):
+            data = bytearray(victim.data)
+            position = random.randrange(8 * len(value))
+            data[at + position // 8] ^= 1 << position % 8
+            victim.expect(bytes(data), f"{table.name}.{column} bit {position}", refused=True)
+
+
+def test_truncations(victim: Victim) -> None:
+    size = len(victim.data)
+    random = seeded()
+    lengths = {0, 1, 15, 16, 99, 100, 511, 512, 4095, 4096, size - 1, size - 4096}
+    lengths |= set(random.sample(range(size), size if WHOLE else 200))
+    for length in sorted(lengths):
+        victim.expect(victim.data[:length], f"cut at {length}", refused=True)
+
+
+def test_other_garbage(victim: Victim) -> None:
+    random = seeded()
+    for _ in range(30):
+        at = random.randrange(0, len(victim.data), 512)
+        data = bytearray(victim.data)
+        data[at : at + 512] = random.randbytes(512)
+        victim.expect(bytes(data), f"garbage at {at}")
+    victim.expect(random.randbytes(len(victim.data)), "random bytes", refused=True)
+    victim.expect(bytes(len(victim.data)), "zeros", refused=True)
+
+
+def test_tables_with_more_in_them(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.create().close()
+    for statement in (
+        "CREATE TRIGGER t AFTER INSERT ON strongroom_keys BEGIN DELETE FROM strongroom_keys; END",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TABLE t (a)",
+        "DROP INDEX strongroom_keys_active",
+    ):
+        copy = tmp_path / "copy.db"
+        shutil.copy(place.path, copy)
+        other = Place.__new__(Place)
+        other.path, other.url, other.master = copy, f"sqlite:///{copy}", place.master
+        other.sql(statement)
+        with pytest.raises(KeyStoreError, match="tables are not the schema's"):
+            other.open()
+
+
+def test_a_destroyed_key_is_gone_from_the_files(tmp_path: Path) -> None:
+    """Not in the main file, not in the WAL: with keys enough for pages to split and merge."""
+    place = Place(tmp_path)
+    random = seeded()
+    with place.create() as store, place.open() as other:
+        for number in range(20):
+            store.create_keyset(f"tenant {number}")
+        for _ in range(150):
+            store.rotate(random.choice(store.keysets()), reason="x" * random.randrange(200))
+            other.keysets()
+        rows = place.sql("SELECT key_id, wrapped FROM strongroom_keys WHERE state <> 'active'")
+        random.shuffle(rows)
+        assert len(rows) == 150
+        gone = []
+        for key_id, wrapped in rows[:60]:
+            assert wrapped[21:] in files(tmp_path)
+            store.destroy_key(key_id, force=True, reason="x" * random.randrange(200))
+            gone.append(wrapped[21:])
+            data = files(tmp_path)
+            for blob in gone:
+                assert blob not in data
+                # Not a piece of it either.
+                assert blob[24:56] not in data
+        assert rows[60][1][21:] in data
+        store.destroy_keyset("tenant 7")
+        for _, wrapped in place.sql("SELECT key_id, wrapped FROM strongroom_keys"):
+            assert wrapped == b"" or wrapped in files(tmp_path)
+        store.check()
+
+
+def files(directory: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in directory.iterdir() if p.name.startswith("keys.db"))

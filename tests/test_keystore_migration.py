@@ -1,0 +1,107 @@
+"""From an older schema: made here by taking columns out of today's, since there is no older one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from keystore_help import Place, place
+from strongroom import KeyStore, KeyStoreError, VersionedEncryption
+from strongroom.keys import migrate, rows, sql
+
+__all__ = ["place"]
+
+DROPPED = {
+    sql.MASTERS.name: ["recovery"],
+    sql.KEYSETS.name: ["policy", "destroyed"],
+    sql.KEYS.name: ["reason"],
+}
+OLD = tuple(
+    sql.Table(t.name, tuple(c for c in t.columns if c.name not in DROPPED.get(t.name, [])))
+    for t in sql.TABLES
+    if t is not sql.USAGE
+)
+
+
+def _step(tables: migrate.Tables) -> migrate.Tables:
+    for row in tables[sql.MASTERS.name]:
+        row["recovery"] = 0
+    for row in tables[sql.KEYSETS.name]:
+        row |= {"policy": "", "destroyed": 0}
+    for row in tables[sql.KEYS.name]:
+        row["reason"] = ""
+    return tables
+
+
+@pytest.fixture
+def old_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A store of schema 0, and what was encrypted with it."""
+    monkeypatch.setitem(sql.OLD_TABLES, 0, OLD)
+    monkeypatch.setitem(migrate.STEPS, 0, _step)
+    with place.create() as store:
+        store.create_keyset("tenant")
+        message = VersionedEncryption(store).encrypt(b"value")
+        store.rotate()
+        keys = store.list_keys()
+        _make_old(place, store)
+    return message, keys
+
+
+def _make_old(place: Place, store: KeyStore) -> None:
+    def old_rows(name: str) -> list[dict[str, Any]]:
+        table = next(t for t in OLD if t.name == name)
+        found = place.sql(f"SELECT {table.names} FROM {name}")
+        return [dict(zip([c.name for c in table.columns], row, strict=True)) for row in found]
+
+    def seal(name: str, row: dict[str, Any]) -> None:
+        row["mac"] = rows.row_mac(store._root, name, list(row.values())[:-1])
+
+    tables = {table.name: old_rows(table.name) for table in OLD}
+    for name in (sql.MASTERS.name, sql.KEYS.name, sql.USES.name):
+        for row in tables[name]:
+            seal(name, row)
+    for head in tables[sql.KEYSETS.name]:
+        own = [r for r in tables[sql.KEYS.name] if r["keyset"] == head["name"]]
+        head["digest"] = migrate._digest(own)
+        seal(sql.KEYSETS.name, head)
+    (row,) = tables[sql.STORE.name]
+    row |= {"schema_version": 0, "masters_digest": migrate._digest(tables[sql.MASTERS.name])}
+    seal(sql.STORE.name, row)
+    for table in sql.TABLES:
+        place.sql(f"DROP TABLE {table.name}")
+    for table in OLD:
+        place.sql(f"CREATE TABLE {table.name} ({table.names})")
+        for row in tables[table.name]:
+            place.sql(sql.insert(table).replace("?", place.mark), *row.values())
+
+
+def test_migration(place: Place, old_store: Any) -> None:
+    message, keys = old_store
+    with pytest.raises(KeyStoreError, match=r"KeyStore\.migrate"):
+        place.open()
+    assert KeyStore.migrate(place.url, place.master) is True
+    with place.open() as store:
+        assert store.list_keys() == keys
+        assert VersionedEncryption(store).decrypt(message) == b"value"
+        store.rotate()
+        store.check()
+    assert KeyStore.migrate(place.url, place.master) is False
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE strongroom_keys SET state = 'deactivated' WHERE state = 'active'",
+        "DELETE FROM strongroom_keys WHERE state = 'active' AND keyset = 'default'",
+        "DELETE FROM strongroom_keysets WHERE name = 'tenant'",
+        "UPDATE strongroom_store SET created = 7",
+        "UPDATE strongroom_masters SET uri = 'file:/elsewhere'",
+    ],
+)
+def test_a_damaged_store_is_not_migrated(place: Place, old_store: Any, edit: str) -> None:
+    place.sql(edit)
+    before = place.sql("SELECT * FROM strongroom_keys ORDER BY key_id")
+    with pytest.raises(KeyStoreError, match="damaged"):
+        KeyStore.migrate(place.url, place.master)
+    assert place.sql("SELECT * FROM strongroom_keys ORDER BY key_id") == before
+    assert place.sql(sql.SELECT_VERSION) == [(0,)]
