@@ -322,7 +322,7 @@ fn not_found(header: &Header) -> Error {
 
 /// A slot to be written.
 pub enum NewSlot<'a> {
-    /// Zeros, as long as the longest used slot: room for a later rewrap in place.
+    /// Zeros, as long as the used slot that is not a passphrase's: room for a rewrap in place.
     Spare,
     /// Under a key of a keyset.
     Keyset {
@@ -412,7 +412,14 @@ pub fn create(
         .map(|slot| slot.body(dek.expose()?, &prefix))
         .collect::<Result<Vec<_>>>()?;
     scrub_stack();
-    let spare = bodies.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    // As long as the slot that a rewrap replaces, and it replaces no passphrase's while it has
+    // another; `min_by_key` gives the first of equals.
+    let spare = slots
+        .iter()
+        .zip(&bodies)
+        .filter_map(|(slot, body)| body.as_ref().map(|body| (slot.kind(), body.len())))
+        .min_by_key(|(kind, _)| *kind == SLOT_PASSPHRASE)
+        .map_or(0, |(_, len)| len);
     let mut at = ENVELOPE_FIXED_LEN;
     let slots = slots
         .iter()
