@@ -30,12 +30,13 @@ static WANTED: AtomicU64 = AtomicU64::new(0);
 pub fn init() -> Result<()> {
     match std::env::var("STRONGROOM_THREADS") {
         Ok(text) if !text.is_empty() => {
-            let threads = text.parse().map_err(|_| {
+            let wrong = || {
                 Error::Invalid(format!(
                     "STRONGROOM_THREADS is {text:?}: give a number from 1 to {THREADS_MAX}"
                 ))
-            })?;
-            set_num_threads(Some(threads))
+            };
+            let threads = text.parse().map_err(|_| wrong())?;
+            set_num_threads(Some(threads)).map_err(|_| wrong())
         }
         _ => Ok(()),
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyMemoryView, PyString};
 use pyo3::{PyResult, Python, ffi};
 
 /// Outputs of at least this size get huge pages before their first touch: page faults on 4 KiB
@@ -112,7 +112,15 @@ fn buffer(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
             "{name} is a str: encode it first, as in {name}.encode()"
         )));
     }
-    let buffer = match PyUntypedBuffer::get(object) {
+    let buffer = match PyUntypedBuffer::get(object).or_else(|error| {
+        // Some exporters (ctypes) leave the strides out, which PyO3 refuses; a memoryview of them
+        // fills them in.
+        if error.is_instance_of::<PyBufferError>(object.py()) {
+            PyUntypedBuffer::get(PyMemoryView::from(object)?.as_any())
+        } else {
+            Err(error)
+        }
+    }) {
         Ok(buffer) => buffer,
         Err(error) if error.is_instance_of::<PyTypeError>(object.py()) => {
             return Err(PyTypeError::new_err(format!(
