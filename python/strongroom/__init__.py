@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from strongroom.files import (
         decrypt_file,
         encrypt_file,
-        open,  # noqa: A004 - the name that users expect of a file API
+        open,
         rewrap_file,
         verify_file,
     )
@@ -113,10 +113,60 @@ _HOMES = {
     **dict.fromkeys(("EncryptedPayload", "VersionedEncryption"), "strongroom.versioned"),
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - every key of _HOMES is a str
+__all__ = [
+    "CHUNK_SIZE",
+    "AuditError",
+    "AuditIntegrityError",
+    "DecryptionError",
+    "EncryptedPayload",
+    "FileMasterKey",
+    "FormatError",
+    "HSMError",
+    "Key",
+    "KeyNotFoundError",
+    "KeyStateError",
+    "KeyStore",
+    "KeyStoreBusyError",
+    "KeyStoreError",
+    "LimitError",
+    "MasterKeyError",
+    "MasterKeyProvider",
+    "MemoryLockedKey",
+    "MemoryStatus",
+    "MessageInfo",
+    "ParallelEncryption",
+    "PassphraseMasterKey",
+    "RotationError",
+    "SecureBuffer",
+    "SecureEncryption",
+    "SlotInfo",
+    "StrongroomError",
+    "UnsupportedVersionError",
+    "VersionedEncryption",
+    "__version__",
+    "bulk",
+    "decrypt_file",
+    "encrypt_file",
+    "errors",
+    "files",
+    "generate_key",
+    "hazmat",
+    "inspect",
+    "keys",
+    "masters",
+    "memory_status",
+    "num_threads",
+    "open",
+    "reseed",
+    "rewrap_file",
+    "secure_key_context",
+    "set_memory_policy",
+    "set_num_threads",
+    "verify_file",
+]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Loads the home of a public name."""
     home = _HOMES.get(name)
     if home is None:

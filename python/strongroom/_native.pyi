@@ -71,13 +71,13 @@ class SecureEncryption:
     def __new__(cls, key: Buffer | MemoryLockedKey) -> Self: ...
     @property
     def key_id(self) -> str: ...
-    def encrypt(self, plaintext: Buffer, associated_data: Buffer | None = None) -> bytes: ...
-    def decrypt(self, message: Buffer, associated_data: Buffer | None = None) -> bytes: ...
+    def encrypt(self, plaintext: Buffer, associated_data: Buffer = b"") -> bytes: ...
+    def decrypt(self, message: Buffer, associated_data: Buffer = b"") -> bytes: ...
     def encrypt_into(
-        self, data: Buffer, out: Buffer, associated_data: Buffer | None = None
+        self, data: Buffer, out: Buffer, associated_data: Buffer = b""
     ) -> int: ...
     def decrypt_into(
-        self, data: Buffer, out: Buffer, associated_data: Buffer | None = None
+        self, data: Buffer, out: Buffer, associated_data: Buffer = b""
     ) -> int: ...
     def encrypt_many(
         self, plaintexts: Iterable[Buffer], associated_data: _Each = None
@@ -86,10 +86,10 @@ class SecureEncryption:
         self, messages: Iterable[Buffer], associated_data: _Each = None
     ) -> list[bytes]: ...
     def encrypt_packed(
-        self, data: Buffer, size: int, associated_data: Buffer | None = None
+        self, data: Buffer, size: int, associated_data: Buffer = b""
     ) -> bytes: ...
     def decrypt_packed(
-        self, data: Buffer, size: int, associated_data: Buffer | None = None
+        self, data: Buffer, size: int, associated_data: Buffer = b""
     ) -> bytes: ...
     def encrypted_size(self, n: int) -> int: ...
 
@@ -98,13 +98,13 @@ class ParallelEncryption:
     def __new__(cls, key: Buffer | MemoryLockedKey, max_workers: int | None = None) -> Self: ...
     @property
     def key_id(self) -> str: ...
-    def encrypt_large(self, data: Buffer, associated_data: Buffer | None = None) -> bytes: ...
-    def decrypt_large(self, message: Buffer, associated_data: Buffer | None = None) -> bytes: ...
+    def encrypt_large(self, data: Buffer, associated_data: Buffer = b"") -> bytes: ...
+    def decrypt_large(self, message: Buffer, associated_data: Buffer = b"") -> bytes: ...
     def encrypt_large_into(
-        self, data: Buffer, out: Buffer, associated_data: Buffer | None = None
+        self, data: Buffer, out: Buffer, associated_data: Buffer = b""
     ) -> int: ...
     def decrypt_large_into(
-        self, data: Buffer, out: Buffer, associated_data: Buffer | None = None
+        self, data: Buffer, out: Buffer, associated_data: Buffer = b""
     ) -> int: ...
     def encrypted_size(self, n: int) -> int: ...
     def plaintext_size(self, message: Buffer) -> int: ...
@@ -124,18 +124,18 @@ class Keyring:
 
 class KeysetCipher:
     def __new__(cls, keyring: Keyring) -> Self: ...
-    def encrypt(self, plaintext: Buffer, associated_data: Buffer | None = None) -> bytes: ...
+    def encrypt(self, plaintext: Buffer, associated_data: Buffer = b"") -> bytes: ...
     def decrypt(
         self,
         data: Buffer,
-        associated_data: Buffer | None = None,
+        associated_data: Buffer = b"",
         *,
         allow_compromised: bool = False,
     ) -> bytes: ...
     def rotate_encryption(
         self,
         data: Buffer,
-        associated_data: Buffer | None = None,
+        associated_data: Buffer = b"",
         *,
         reencrypt: bool = False,
         allow_compromised: bool = False,
@@ -178,7 +178,7 @@ def aes_256_gcm_encrypt(
     key: Buffer,
     nonce: Buffer,
     plaintext: Buffer,
-    associated_data: Buffer | None = None,
+    associated_data: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...
@@ -186,7 +186,7 @@ def aes_256_gcm_decrypt(
     key: Buffer,
     nonce: Buffer,
     ciphertext: Buffer,
-    associated_data: Buffer | None = None,
+    associated_data: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...
@@ -194,7 +194,7 @@ def kc_xaes_256_gcm_encrypt(
     key: Buffer,
     nonce: Buffer,
     plaintext: Buffer,
-    associated_data: Buffer | None = None,
+    associated_data: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...
@@ -202,21 +202,21 @@ def kc_xaes_256_gcm_decrypt(
     key: Buffer,
     nonce: Buffer,
     ciphertext: Buffer,
-    associated_data: Buffer | None = None,
+    associated_data: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...
 def cobblestone_256_encrypt(
     key: Buffer,
     plaintext: Buffer,
-    context: Buffer | None = None,
+    context: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...
 def cobblestone_256_decrypt(
     key: Buffer,
     ciphertext: Buffer,
-    context: Buffer | None = None,
+    context: Buffer = b"",
     *,
     engine: _Engine | None = None,
 ) -> bytes: ...

@@ -81,7 +81,7 @@ def inspect(data_or_path: Buffer | str | os.PathLike[str]) -> MessageInfo:
         OSError: The file can't be read.
     """
     if isinstance(data_or_path, str | os.PathLike):
-        with open(data_or_path, "rb") as file:  # noqa: PTH123 - PathLike too
+        with open(data_or_path, "rb") as file:
             head = file.read(_HEADER_MAX)
             length = os.fstat(file.fileno()).st_size
         parsed = _native.parse_message(head, max(length, len(head)))

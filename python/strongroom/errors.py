@@ -73,6 +73,7 @@ class KeyNotFoundError(StrongroomError, KeyError):
         self.key_id = key_id
 
     def __str__(self) -> str:
+        """The message as it is."""
         # KeyError's own __str__ is the repr of its argument, in quotes.
         return str(self.args[0])
 

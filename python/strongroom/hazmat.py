@@ -10,9 +10,11 @@ None for the one that this process uses for streams. One GCM call takes at most 
 | function | construction | source |
 |---|---|---|
 | `aes_256_gcm_*` | AES-256-GCM, nonce of 12 bytes, tag of 16 | NIST SP 800-38D |
-| `kc_xaes_256_gcm_*` | KC-XAES-256-GCM, nonce of 24 bytes | c2sp.org/XAES-256-GCM, ePrint 2025/758 |
-| `cobblestone_256_*` | Cobblestone-256, random salt | c2sp.org/chunked-encryption |
+| `kc_xaes_256_gcm_*` | KC-XAES-256-GCM, nonce of 24 bytes | C2SP, ePrint 2025/758 |
+| `cobblestone_256_*` | Cobblestone-256, random salt | C2SP |
 | `hkdf_expand_sha512` | HKDF-Expand, PRK of any length | RFC 5869 |
+
+C2SP's specifications are c2sp.org/XAES-256-GCM and c2sp.org/chunked-encryption.
 """
 
 from __future__ import annotations

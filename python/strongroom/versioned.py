@@ -46,8 +46,7 @@ class VersionedEncryption(_native.KeysetCipher):
         """
         if not isinstance(keyset, str):
             raise TypeError(f"keyset must be a str, not {type(keyset).__name__}")
-        self = super().__new__(cls, key_store._keyring(keyset))
-        return self
+        return super().__new__(cls, key_store._keyring(keyset))
 
     def __init__(self, key_store: KeyStore, keyset: str = "default") -> None:
         """See `__new__`."""
@@ -56,6 +55,7 @@ class VersionedEncryption(_native.KeysetCipher):
         self._key_store = key_store
 
     def __repr__(self) -> str:
+        """Shows names and sizes alone."""
         return f"<VersionedEncryption keyset {self.keyset!r}>"
 
 
@@ -74,6 +74,7 @@ class EncryptedPayload:
 
     __slots__ = ("_data", "ciphertext", "key_ids", "kind", "salt", "version")
 
+    _data: bytes
     version: int
     kind: str
     key_ids: tuple[str, ...]
@@ -119,4 +120,5 @@ class EncryptedPayload:
         return self._data
 
     def __repr__(self) -> str:
+        """Shows names and sizes alone."""
         return f"<EncryptedPayload {self.kind}, key {self.key_id}, {len(self._data)} bytes>"

@@ -261,6 +261,24 @@ fn refuse_pickle(class: &str) -> PyResult<()> {
 }
 
 /// Encrypts values as records under one key.
+///
+/// A record is 92 bytes longer than its value and needs nothing else to be stored: it carries the
+/// key's id, its own random nonce, the tag and a commitment to the key. The construction is
+/// KC-XAES-256-GCM (c2sp.org/XAES-256-GCM with the commitment of ePrint 2025/758), so that 2^45
+/// records may be written under one key. Safe to share between threads; not picklable.
+///
+/// Args:
+///     key: Any buffer of 32 random bytes (`generate_key()`), which is copied to locked memory, or
+///         a `MemoryLockedKey`, which is shared: after its `destroy()` each use raises
+///         KeyStateError.
+///
+/// Raises:
+///     ValueError: `key` has another length.
+///
+/// Example:
+///     >>> cipher = SecureEncryption(generate_key())
+///     >>> cipher.decrypt(cipher.encrypt(b"value", b"row 42"), b"row 42")
+///     b'value'
 #[pyclass(frozen, module = "strongroom")]
 pub struct SecureEncryption {
     key: Arc<KeyHandle>,
@@ -275,12 +293,27 @@ impl SecureEncryption {
         })
     }
 
+    /// Id of the key, 32 hex digits.
     #[getter]
     fn key_id(&self) -> String {
         hex(&self.key.id())
     }
 
-    #[pyo3(signature = (plaintext, associated_data=None))]
+    /// Encrypts one value as a record.
+    ///
+    /// Args:
+    ///     plaintext: 0 to 2^30 bytes, any C-contiguous buffer.
+    ///     associated_data: 0 to 65,535 bytes that are authenticated and not stored.
+    ///
+    /// Returns:
+    ///     The record: 92 bytes longer than `plaintext`, with key id, nonce, tag and commitment.
+    ///
+    /// Raises:
+    ///     LimitError: `plaintext` or `associated_data` is too long, or the key has sealed 2^45 records.
+    ///     KeyStateError: The key was destroyed, or belongs to the process that forked this one.
+    ///     TypeError: An argument is no buffer; a str has to be encoded first.
+    ///     BufferError: A buffer is not C-contiguous.
+    #[pyo3(signature = (plaintext, associated_data=None), text_signature = "($self, plaintext, associated_data=b\"\")")]
     fn encrypt<'py>(
         &self,
         py: Python<'py>,
@@ -297,7 +330,22 @@ impl SecureEncryption {
         )
     }
 
-    #[pyo3(signature = (message, associated_data=None))]
+    /// Decrypts one record.
+    ///
+    /// Args:
+    ///     message: A whole record, any C-contiguous buffer.
+    ///     associated_data: What it was encrypted with.
+    ///
+    /// Returns:
+    ///     The plaintext, authenticated.
+    ///
+    /// Raises:
+    ///     FormatError: `message` is no whole record.
+    ///     UnsupportedVersionError: A version or kind that is not known here.
+    ///     KeyNotFoundError: The record names another key.
+    ///     DecryptionError: Wrong associated data or damaged bytes.
+    ///     KeyStateError: The key was destroyed, or belongs to the process that forked this one.
+    #[pyo3(signature = (message, associated_data=None), text_signature = "($self, message, associated_data=b\"\")")]
     fn decrypt<'py>(
         &self,
         py: Python<'py>,
@@ -315,7 +363,20 @@ impl SecureEncryption {
         )
     }
 
-    #[pyo3(signature = (data, out, associated_data=None))]
+    /// `encrypt` into a buffer of the caller's.
+    ///
+    /// Args:
+    ///     data: The plaintext.
+    ///     out: A writable buffer of at least `encrypted_size(len(data))` bytes, apart from `data`.
+    ///     associated_data: As for `encrypt`.
+    ///
+    /// Returns:
+    ///     How many bytes were written, from the start of `out`.
+    ///
+    /// Raises:
+    ///     ValueError: `out` is too short or overlaps `data`; nothing was written.
+    ///     BufferError: `out` is read-only.
+    #[pyo3(signature = (data, out, associated_data=None), text_signature = "($self, data, out, associated_data=b\"\")")]
     fn encrypt_into<'py>(
         &self,
         py: Python<'py>,
@@ -339,7 +400,21 @@ impl SecureEncryption {
         Ok(needed)
     }
 
-    #[pyo3(signature = (data, out, associated_data=None))]
+    /// `decrypt` into a buffer of the caller's.
+    ///
+    /// Args:
+    ///     data: A whole record.
+    ///     out: A writable buffer of at least `len(data) - 92` bytes, apart from `data`.
+    ///     associated_data: As for `decrypt`.
+    ///
+    /// Returns:
+    ///     How many bytes were written, from the start of `out`. When it raises a DecryptionError, all of
+    ///     `out` is zeros.
+    ///
+    /// Raises:
+    ///     ValueError: `out` is too short or overlaps `data`.
+    ///     FormatError, KeyNotFoundError, DecryptionError: As `decrypt`.
+    #[pyo3(signature = (data, out, associated_data=None), text_signature = "($self, data, out, associated_data=b\"\")")]
     fn decrypt_into<'py>(
         &self,
         py: Python<'py>,
@@ -356,7 +431,19 @@ impl SecureEncryption {
         })
     }
 
-    #[pyo3(signature = (plaintexts, associated_data=None))]
+    /// Encrypts many values, on all cores where that pays.
+    ///
+    /// Args:
+    ///     plaintexts: A list, tuple or other iterable of buffers.
+    ///     associated_data: None, one buffer for all, or a list or tuple with one for each.
+    ///
+    /// Returns:
+    ///     A list of records, in the order of `plaintexts`.
+    ///
+    /// Raises:
+    ///     ValueError: `associated_data` has another length than `plaintexts`.
+    ///     LimitError, TypeError, BufferError, KeyStateError: As `encrypt`.
+    #[pyo3(signature = (plaintexts, associated_data=None), text_signature = "($self, plaintexts, associated_data=None)")]
     fn encrypt_many<'py>(
         &self,
         py: Python<'py>,
@@ -366,7 +453,20 @@ impl SecureEncryption {
         batch::encrypt_many(py, &self.key, usize::MAX, plaintexts, associated_data)
     }
 
-    #[pyo3(signature = (messages, associated_data=None))]
+    /// Decrypts many records, all of them or none.
+    ///
+    /// Args:
+    ///     messages: A list, tuple or other iterable of records.
+    ///     associated_data: None, one buffer for all, or a list or tuple with one for each.
+    ///
+    /// Returns:
+    ///     A list of plaintexts, in the order of `messages`.
+    ///
+    /// Raises:
+    ///     DecryptionError: A record does not authenticate; `index` says which is the first.
+    ///     FormatError, KeyNotFoundError: As `decrypt`; a note says which record it was.
+    ///     ValueError: `associated_data` has another length than `messages`.
+    #[pyo3(signature = (messages, associated_data=None), text_signature = "($self, messages, associated_data=None)")]
     fn decrypt_many<'py>(
         &self,
         py: Python<'py>,
@@ -379,7 +479,20 @@ impl SecureEncryption {
         })
     }
 
-    #[pyo3(signature = (data, size, associated_data=None))]
+    /// Encrypts equal values that stand back to back in one buffer.
+    ///
+    /// Args:
+    ///     data: The plaintexts, a multiple of `size` bytes: a column, say.
+    ///     size: Bytes of each, 1 to 2^30.
+    ///     associated_data: One for all.
+    ///
+    /// Returns:
+    ///     Records of `size` + 92 bytes each, back to back; each is one that `decrypt` takes.
+    ///
+    /// Raises:
+    ///     ValueError: `size` is 0 or does not divide the length of `data`.
+    ///     LimitError: As `encrypt`.
+    #[pyo3(signature = (data, size, associated_data=None), text_signature = "($self, data, size, associated_data=b\"\")")]
     fn encrypt_packed<'py>(
         &self,
         py: Python<'py>,
@@ -390,7 +503,21 @@ impl SecureEncryption {
         batch::encrypt_packed(py, &self.key, data, size, associated_data)
     }
 
-    #[pyo3(signature = (data, size, associated_data=None))]
+    /// Decrypts what `encrypt_packed` made, all of it or nothing.
+    ///
+    /// Args:
+    ///     data: Records of `size` + 92 bytes each, back to back.
+    ///     size: Plaintext bytes of each.
+    ///     associated_data: One for all.
+    ///
+    /// Returns:
+    ///     The plaintexts, back to back.
+    ///
+    /// Raises:
+    ///     DecryptionError: A record does not authenticate; `index` says which is the first.
+    ///     FormatError: The length is no multiple of a record's, or a record is none.
+    ///     KeyNotFoundError: A record names another key.
+    #[pyo3(signature = (data, size, associated_data=None), text_signature = "($self, data, size, associated_data=b\"\")")]
     fn decrypt_packed<'py>(
         &self,
         py: Python<'py>,
@@ -403,7 +530,11 @@ impl SecureEncryption {
         })
     }
 
-    #[pyo3(signature = (n))]
+    /// Bytes of the record of a value of `n` bytes: `n` + 92.
+    ///
+    /// Raises:
+    ///     LimitError: `n` is over 2^30.
+    #[pyo3(signature = (n), text_signature = "($self, n)")]
     fn encrypted_size(&self, py: Python<'_>, n: usize) -> PyResult<usize> {
         record::check_plaintext_len(n).or_raise(py)?;
         Ok(n + RECORD_OVERHEAD)
@@ -431,6 +562,18 @@ impl SecureEncryption {
 }
 
 /// Encrypts large values as envelopes under one key, on all cores.
+///
+/// An envelope's data is a Cobblestone-256 message (c2sp.org/chunked-encryption) under a key of its
+/// own, the DEK, which a slot holds wrapped under `key`. Safe to share between threads; not
+/// picklable.
+///
+/// Args:
+///     key: As for `SecureEncryption`.
+///     max_workers: The most threads that a call uses, the caller included; None for as many as
+///         `set_num_threads` says.
+///
+/// Raises:
+///     ValueError: `key` has another length, or `max_workers` is 0.
 #[pyclass(frozen, module = "strongroom")]
 pub struct ParallelEncryption {
     key: Arc<KeyHandle>,
@@ -453,12 +596,27 @@ impl ParallelEncryption {
         })
     }
 
+    /// Id of the key, 32 hex digits.
     #[getter]
     fn key_id(&self) -> String {
         hex(&self.key.id())
     }
 
-    #[pyo3(signature = (data, associated_data=None))]
+    /// Encrypts one value as an envelope.
+    ///
+    /// Args:
+    ///     data: The plaintext, any C-contiguous buffer.
+    ///     associated_data: 0 to 65,535 bytes that are authenticated and not stored.
+    ///
+    /// Returns:
+    ///     The envelope, `encrypted_size(len(data))` bytes.
+    ///
+    /// Raises:
+    ///     LimitError: `associated_data` is too long.
+    ///     KeyStateError: The key was destroyed, or belongs to the process that forked this one.
+    ///     TypeError: An argument is no buffer; a str has to be encoded first.
+    ///     BufferError: A buffer is not C-contiguous.
+    #[pyo3(signature = (data, associated_data=None), text_signature = "($self, data, associated_data=b\"\")")]
     fn encrypt_large<'py>(
         &self,
         py: Python<'py>,
@@ -471,7 +629,22 @@ impl ParallelEncryption {
         seal_envelope(py, &self.key, associated_data, data, self.workers)
     }
 
-    #[pyo3(signature = (message, associated_data=None))]
+    /// Decrypts one envelope.
+    ///
+    /// Args:
+    ///     message: A whole envelope, any C-contiguous buffer.
+    ///     associated_data: What it was encrypted with.
+    ///
+    /// Returns:
+    ///     The plaintext; all of it was authenticated before any of it is returned.
+    ///
+    /// Raises:
+    ///     FormatError: `message` is no whole envelope.
+    ///     UnsupportedVersionError: A version or kind that is not known here.
+    ///     KeyNotFoundError: No slot names this key.
+    ///     DecryptionError: Wrong associated data or damaged bytes.
+    ///     KeyStateError: The key was destroyed, or belongs to the process that forked this one.
+    #[pyo3(signature = (message, associated_data=None), text_signature = "($self, message, associated_data=b\"\")")]
     fn decrypt_large<'py>(
         &self,
         py: Python<'py>,
@@ -485,7 +658,20 @@ impl ParallelEncryption {
         open_envelope(py, &keys, associated_data, message, self.workers)
     }
 
-    #[pyo3(signature = (data, out, associated_data=None))]
+    /// `encrypt_large` into a buffer of the caller's.
+    ///
+    /// Args:
+    ///     data: The plaintext.
+    ///     out: A writable buffer of at least `encrypted_size(len(data))` bytes, apart from `data`.
+    ///     associated_data: As for `encrypt_large`.
+    ///
+    /// Returns:
+    ///     How many bytes were written, from the start of `out`.
+    ///
+    /// Raises:
+    ///     ValueError: `out` is too short or overlaps `data`; nothing was written.
+    ///     BufferError: `out` is read-only.
+    #[pyo3(signature = (data, out, associated_data=None), text_signature = "($self, data, out, associated_data=b\"\")")]
     fn encrypt_large_into<'py>(
         &self,
         py: Python<'py>,
@@ -505,7 +691,21 @@ impl ParallelEncryption {
         Ok(needed)
     }
 
-    #[pyo3(signature = (data, out, associated_data=None))]
+    /// `decrypt_large` into a buffer of the caller's.
+    ///
+    /// Args:
+    ///     data: A whole envelope.
+    ///     out: A writable buffer of at least `plaintext_size(data)` bytes, apart from `data`.
+    ///     associated_data: As for `decrypt_large`.
+    ///
+    /// Returns:
+    ///     How many bytes were written, from the start of `out`. When it raises a DecryptionError, all of
+    ///     `out` is zeros.
+    ///
+    /// Raises:
+    ///     ValueError: `out` is too short or overlaps `data`.
+    ///     FormatError, KeyNotFoundError, DecryptionError: As `decrypt_large`.
+    #[pyo3(signature = (data, out, associated_data=None), text_signature = "($self, data, out, associated_data=b\"\")")]
     fn decrypt_large_into<'py>(
         &self,
         py: Python<'py>,
@@ -528,12 +728,20 @@ impl ParallelEncryption {
         })
     }
 
-    #[pyo3(signature = (n))]
+    /// Bytes of the envelope of a value of `n` bytes: 184 more, and 16 for each chunk of 16 KiB.
+    ///
+    /// Raises:
+    ///     LimitError: No envelope is that long.
+    #[pyo3(signature = (n), text_signature = "($self, n)")]
     fn encrypted_size(&self, py: Python<'_>, n: u64) -> PyResult<u64> {
         envelope_len(n).or_raise(py)
     }
 
-    #[pyo3(signature = (message))]
+    /// Plaintext bytes of a whole envelope, from its length alone: nothing is authenticated.
+    ///
+    /// Raises:
+    ///     FormatError: `message` is no whole envelope.
+    #[pyo3(signature = (message), text_signature = "($self, message)")]
     fn plaintext_size(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
         let message = Input::new(message, "message")?;
         let (_, sealed) = Header::split(message.as_slice()).or_raise(py)?;

@@ -49,8 +49,9 @@ fn check_len(len: usize, py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// AES-256-GCM (NIST SP 800-38D): ciphertext and tag of 16 bytes. Never twice with one nonce.
 #[pyfunction]
-#[pyo3(signature = (key, nonce, plaintext, associated_data=None, *, engine=None))]
+#[pyo3(signature = (key, nonce, plaintext, associated_data=None, *, engine=None), text_signature = "(key, nonce, plaintext, associated_data=b\"\", *, engine=None)")]
 fn aes_256_gcm_encrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -79,8 +80,9 @@ fn aes_256_gcm_encrypt<'py>(
     })
 }
 
+/// The plaintext of AES-256-GCM. DecryptionError where the tag does not match.
 #[pyfunction]
-#[pyo3(signature = (key, nonce, ciphertext, associated_data=None, *, engine=None))]
+#[pyo3(signature = (key, nonce, ciphertext, associated_data=None, *, engine=None), text_signature = "(key, nonce, ciphertext, associated_data=b\"\", *, engine=None)")]
 fn aes_256_gcm_decrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -111,8 +113,9 @@ fn aes_256_gcm_decrypt<'py>(
     })
 }
 
+/// KC-XAES-256-GCM: ciphertext, tag of 16 bytes, commitment of 32.
 #[pyfunction]
-#[pyo3(signature = (key, nonce, plaintext, associated_data=None, *, engine=None))]
+#[pyo3(signature = (key, nonce, plaintext, associated_data=None, *, engine=None), text_signature = "(key, nonce, plaintext, associated_data=b\"\", *, engine=None)")]
 fn kc_xaes_256_gcm_encrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -137,8 +140,9 @@ fn kc_xaes_256_gcm_encrypt<'py>(
     })
 }
 
+/// The plaintext of KC-XAES-256-GCM. DecryptionError where commitment or tag do not match.
 #[pyfunction]
-#[pyo3(signature = (key, nonce, ciphertext, associated_data=None, *, engine=None))]
+#[pyo3(signature = (key, nonce, ciphertext, associated_data=None, *, engine=None), text_signature = "(key, nonce, ciphertext, associated_data=b\"\", *, engine=None)")]
 fn kc_xaes_256_gcm_decrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -170,8 +174,9 @@ fn kc_xaes_256_gcm_decrypt<'py>(
     })
 }
 
+/// Cobblestone-256 under a random salt: salt, commitment, chunks.
 #[pyfunction]
-#[pyo3(signature = (key, plaintext, context=None, *, engine=None))]
+#[pyo3(signature = (key, plaintext, context=None, *, engine=None), text_signature = "(key, plaintext, context=b\"\", *, engine=None)")]
 fn cobblestone_256_encrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -193,8 +198,9 @@ fn cobblestone_256_encrypt<'py>(
     Ok(PyBytes::new(py, &message))
 }
 
+/// The plaintext of Cobblestone-256. DecryptionError, or FormatError for an impossible length.
 #[pyfunction]
-#[pyo3(signature = (key, ciphertext, context=None, *, engine=None))]
+#[pyo3(signature = (key, ciphertext, context=None, *, engine=None), text_signature = "(key, ciphertext, context=b\"\", *, engine=None)")]
 fn cobblestone_256_decrypt<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
@@ -216,6 +222,7 @@ fn cobblestone_256_decrypt<'py>(
     Ok(PyBytes::new(py, &plaintext))
 }
 
+/// HKDF-Expand of RFC 5869 with SHA-512; `length` is at most 16,320 bytes.
 #[pyfunction]
 fn hkdf_expand_sha512<'py>(
     py: Python<'py>,

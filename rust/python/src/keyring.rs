@@ -344,7 +344,21 @@ impl KeysetCipher {
         Self { keyring }
     }
 
-    #[pyo3(signature = (plaintext, associated_data=None))]
+    /// Encrypts one value under the keyset's primary key.
+    ///
+    /// Args:
+    ///     plaintext: Any C-contiguous buffer; up to 65,536 bytes become a record, more an envelope.
+    ///     associated_data: 0 to 65,535 bytes that are authenticated and not stored.
+    ///
+    /// Returns:
+    ///     The message.
+    ///
+    /// Raises:
+    ///     KeyStateError: The keyset has no primary key.
+    ///     KeyStoreError: The store is closed, or can't be read.
+    ///     LimitError: `associated_data` is too long.
+    ///     TypeError, BufferError: An argument is no C-contiguous buffer; a str has to be encoded first.
+    #[pyo3(signature = (plaintext, associated_data=None), text_signature = "($self, plaintext, associated_data=b\"\")")]
     fn encrypt<'py>(
         &self,
         py: Python<'py>,
@@ -357,7 +371,24 @@ impl KeysetCipher {
         seal(py, &key, associated_data.as_slice(), plaintext.as_slice())
     }
 
-    #[pyo3(signature = (data, associated_data=None, *, allow_compromised=false))]
+    /// Decrypts one message under the key of this keyset that it names.
+    ///
+    /// Args:
+    ///     data: A whole record or envelope.
+    ///     associated_data: What it was encrypted with.
+    ///     allow_compromised: Also under a compromised key.
+    ///
+    /// Returns:
+    ///     The plaintext, authenticated.
+    ///
+    /// Raises:
+    ///     KeyNotFoundError: This keyset has no such key: it may be retired or destroyed, or of another.
+    ///     KeyStateError: The key is suspended, or compromised and not allowed.
+    ///     DecryptionError: Wrong associated data or damaged bytes.
+    ///     FormatError: `data` is no whole message.
+    ///     UnsupportedVersionError: A version or kind that is not known here.
+    ///     KeyStoreError: The store is closed, or can't be read.
+    #[pyo3(signature = (data, associated_data=None, *, allow_compromised=false), text_signature = "($self, data, associated_data=b\"\", *, allow_compromised=False)")]
     fn decrypt<'py>(
         &self,
         py: Python<'py>,
@@ -375,7 +406,23 @@ impl KeysetCipher {
         )
     }
 
-    #[pyo3(signature = (data, associated_data=None, *, reencrypt=false, allow_compromised=false))]
+    /// Brings a message under the keyset's primary key.
+    ///
+    /// An envelope is rewrapped: its slot is replaced and its data stays as it is. A record is encrypted
+    /// anew. Both are encrypted anew if their key is compromised, since whoever has it may have the DEK.
+    ///
+    /// Args:
+    ///     data: A whole record or envelope.
+    ///     associated_data: What it was encrypted with.
+    ///     reencrypt: Encrypt an envelope anew as well, with a new DEK, also when it is current.
+    ///     allow_compromised: Also from a compromised key.
+    ///
+    /// Returns:
+    ///     The new message; `data` itself, authenticated, where it is current.
+    ///
+    /// Raises:
+    ///     KeyNotFoundError, KeyStateError, DecryptionError, FormatError: As `decrypt`.
+    #[pyo3(signature = (data, associated_data=None, *, reencrypt=false, allow_compromised=false), text_signature = "($self, data, associated_data=b\"\", *, reencrypt=False, allow_compromised=False)")]
     fn rotate_encryption<'py>(
         &self,
         py: Python<'py>,
@@ -394,7 +441,8 @@ impl KeysetCipher {
         )
     }
 
-    #[pyo3(signature = (plaintexts, associated_data=None))]
+    /// `encrypt` for many values: see `SecureEncryption.encrypt_many`.
+    #[pyo3(signature = (plaintexts, associated_data=None), text_signature = "($self, plaintexts, associated_data=None)")]
     fn encrypt_many<'py>(
         &self,
         py: Python<'py>,
@@ -405,7 +453,8 @@ impl KeysetCipher {
         batch::encrypt_many(py, &key, VERSIONED_RECORD_MAX, plaintexts, associated_data)
     }
 
-    #[pyo3(signature = (messages, associated_data=None, *, allow_compromised=false))]
+    /// `decrypt` for many messages, all or none: see `SecureEncryption.decrypt_many`.
+    #[pyo3(signature = (messages, associated_data=None, *, allow_compromised=false), text_signature = "($self, messages, associated_data=None, *, allow_compromised=False)")]
     fn decrypt_many<'py>(
         &self,
         py: Python<'py>,
@@ -424,7 +473,11 @@ impl KeysetCipher {
         })
     }
 
-    #[pyo3(signature = (messages, associated_data=None, *, reencrypt=false, allow_compromised=false))]
+    /// `rotate_encryption` for many messages, in their order.
+    ///
+    /// Raises:
+    ///     DecryptionError: A message does not authenticate; `index` says which.
+    #[pyo3(signature = (messages, associated_data=None, *, reencrypt=false, allow_compromised=false), text_signature = "($self, messages, associated_data=None, *, reencrypt=False, allow_compromised=False)")]
     fn rotate_many<'py>(
         &self,
         py: Python<'py>,

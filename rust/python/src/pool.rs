@@ -17,32 +17,47 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("CHUNK_SIZE", params::PIECE_LEN)
 }
 
+/// A new key: 32 random bytes from the operating system.
 #[pyfunction]
 fn generate_key(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
     new_bytes(py, params::KEY_LEN, |out| random::fill(out).or_raise(py))
 }
 
+/// Sets how many threads a large call uses, the caller included.
+///
+/// Args:
+///     threads: 1 to 1,024, or None for the CPUs that the process may use, quotas included.
+///
+/// Raises:
+///     ValueError: Out of these bounds.
 #[pyfunction]
 #[pyo3(signature = (threads))]
 fn set_num_threads(py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
     parallel::set_num_threads(threads).or_raise(py)
 }
 
+/// How many threads a large call uses, the caller included.
 #[pyfunction]
 fn num_threads() -> usize {
     parallel::num_threads()
 }
 
+/// Empties the buffer that nonces come from, so that later ones come from fresh randomness.
+///
+/// To be called after a virtual machine or a process was restored from a snapshot: two that run on
+/// from the same one would otherwise hand out the same buffered nonces, up to 170 of them.
 #[pyfunction]
 fn reseed() {
     random::reseed();
 }
 
+/// A number that differs in a forked child.
 #[pyfunction]
 fn process_generation() -> u64 {
     secret::generation()
 }
 
+/// The engine of this process and the CPU features that matter to it.
 #[pyfunction]
 fn engine_status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let choice = engine::choice();
