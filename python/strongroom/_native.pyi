@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
+__all__: list[str]
 __version__: str
 CHUNK_SIZE: int
 
@@ -122,6 +123,7 @@ class Keyring:
     def close(self) -> None: ...
     def lookup(self, key_id: str) -> str | None: ...
 
+@disjoint_base
 class KeysetCipher:
     def __new__(cls, keyring: Keyring) -> Self: ...
     def encrypt(self, plaintext: Buffer, associated_data: Buffer = b"") -> bytes: ...
