@@ -5,7 +5,6 @@ from typing import Any, Literal, Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
-__all__: list[str]
 __version__: str
 CHUNK_SIZE: int
 

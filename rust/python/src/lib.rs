@@ -33,5 +33,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     message::register(m)?;
     pool::register(m)?;
     secret::register(m)?;
-    wrapped::register(m)
+    wrapped::register(m)?;
+    // PyO3 lists all that was added; nobody imports * from here, and the stub would repeat it.
+    m.dict().del_item("__all__")
 }
