@@ -462,7 +462,7 @@ impl KeysetCipher {
         associated_data: Option<&Bound<'py, PyAny>>,
         allow_compromised: bool,
     ) -> PyResult<Bound<'py, PyList>> {
-        batch::decrypt_many_with(py, messages, associated_data, |message, associated_data| {
+        batch::decrypt_many(py, messages, associated_data, |message, associated_data| {
             if kind(message).or_raise(py)? == KIND_RECORD {
                 let id = record::parse(message).or_raise(py)?;
                 let key = self.keyring.get().opening_key(py, &id, allow_compromised)?;
@@ -486,7 +486,7 @@ impl KeysetCipher {
         reencrypt: bool,
         allow_compromised: bool,
     ) -> PyResult<Bound<'py, PyList>> {
-        batch::map_many(py, messages, associated_data, |message, associated_data| {
+        batch::map_many(messages, associated_data, |message, associated_data| {
             self.rotate(py, message, associated_data, reencrypt, allow_compromised)
         })
     }
