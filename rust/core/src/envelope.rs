@@ -321,6 +321,7 @@ fn not_found(header: &Header) -> Error {
 }
 
 /// A slot to be written.
+#[derive(Clone, Copy)]
 pub enum NewSlot<'a> {
     /// Zeros, as long as the used slot that is not a passphrase's: room for a rewrap in place.
     Spare,

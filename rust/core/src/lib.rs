@@ -7,6 +7,7 @@ pub mod batch;
 pub mod engine;
 pub mod envelope;
 pub mod error;
+pub mod file;
 pub mod kc_xaes;
 pub mod kdf;
 pub mod keys;

@@ -125,3 +125,15 @@ pub const DETACH_MIN: usize = 32 * 1024;
 pub const SMALL_RECORD_MAX: usize = 192;
 /// Nonces of records come from a buffer of this many bytes.
 pub const NONCE_BUFFER_LEN: usize = 4096;
+/// Chunks that a worker reads, seals and writes of a file at a time: 128 KiB. Of 64 to 256 KiB
+/// it makes no difference here; the two buffers of it stay in the second-level cache.
+pub const FILE_PIECE_CHUNKS: usize = 8;
+/// The most threads at work on one file: their buffers take 256 KiB each, 16 MiB in all.
+pub const FILE_WORKERS_MAX: usize = 64;
+/// A file of a group up to this length is one worker's, and several are done at once; longer ones
+/// are done one after the other by all workers. With few files there are helpers to spare above
+/// it, and a file of this length takes a worker 2 ms.
+pub const FILE_SHARED_MIN: u64 = 8 << 20;
+/// Bytes of a group of files that are synced together: more would fill the page cache with what
+/// waits for the disk.
+pub const FILE_GROUP_BYTES: u64 = 1 << 30;

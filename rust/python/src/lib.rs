@@ -6,6 +6,7 @@ mod batch;
 mod buf;
 mod cipher;
 mod errors;
+mod file;
 mod hazmat;
 mod keyring;
 mod message;
@@ -29,6 +30,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<cipher::ParallelEncryption>()?;
     m.add_class::<keyring::Keyring>()?;
     m.add_class::<keyring::KeysetCipher>()?;
+    file::register(m)?;
     hazmat::register(m)?;
     message::register(m)?;
     pool::register(m)?;

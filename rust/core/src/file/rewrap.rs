@@ -1,0 +1,502 @@
+//! Another key over the same DEK: design of FORMAT.md §4, *Rewrapping*. Only slots are touched,
+//! but for a file whose old key is compromised: that one gets a new DEK.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, AtFlags, OFlags};
+use rustix::io::Errno;
+
+use super::copy::{Crew, PIECE, Ring, WIRE_PIECE, open_all, seal_piece};
+use super::place::Place;
+use super::source::{Source, open_message};
+use super::sys::{On, Side, Sync, lock_exclusive, sync, write_at};
+use super::target::{PRIVATE, Target, lock_shared};
+use super::{Count, create};
+use crate::envelope::{Header, KeySource, NewSlot};
+use crate::error::{Error, Result, hex};
+use crate::keys::{BoxLabel, KeyId, Material};
+use crate::parallel::Tick;
+use crate::params::{
+    KEY_LEN, SLOT_EMPTY, SLOT_HEADER_LEN, SLOT_KEYSET, SLOT_KEYSET_LEN, SLOTS_MAX,
+};
+use crate::secret::Secret;
+use crate::slot::{Content, PassphraseParams, Slot};
+use crate::stream;
+
+/// The keys of the keyset that a file is rewrapped within.
+pub trait RewrapKeys: KeySource + std::marker::Sync {
+    /// Its primary.
+    ///
+    /// # Errors
+    /// Whatever the key store raises.
+    fn primary(&self) -> Result<(KeyId, Arc<Material>)>;
+
+    /// Whether what the key opened must be encrypted anew.
+    ///
+    /// # Errors
+    /// Whatever the key store raises.
+    fn is_compromised(&self, id: &KeyId) -> Result<bool>;
+}
+
+/// What a rewrap has to do to a file whose lock is held.
+pub enum Plan {
+    /// Nothing.
+    Current,
+    /// Change slots in place, in [`STAGES`] steps.
+    InPlace(InPlace),
+    /// Write these slots and the same chunks to a new file.
+    Anew(Header),
+    /// Encrypt under a new DEK.
+    Reencrypt,
+}
+
+/// The writes of a rewrap in place. Counts and lengths are never written.
+pub struct InPlace {
+    /// The empty slot that is filled: its offset, and the new body.
+    new: Option<(u64, Vec<u8>)>,
+    /// The slots that are emptied: offset and length of the body.
+    old: Vec<(u64, usize)>,
+    /// The same, for slots whose kind says empty already and whose body was not wiped.
+    remains: Vec<(u64, usize)>,
+}
+
+/// Steps of [`InPlace::stage`], each to be durable before the next.
+pub const STAGES: usize = 4;
+
+impl InPlace {
+    /// One step; whether it wrote anything.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn stage(&self, number: usize, file: impl AsFd) -> Result<bool> {
+        const BODY: u64 = SLOT_HEADER_LEN as u64;
+        let write = |bytes: &[u8], at| write_at(&file, bytes, at).on(Side::Source);
+        match (number, &self.new) {
+            (0, Some((at, body))) => write(body, at + BODY)?,
+            (1, Some((at, _))) => write(&[SLOT_KEYSET], *at)?,
+            (2, _) if !self.old.is_empty() => {
+                for (at, _) in &self.old {
+                    write(&[SLOT_EMPTY], *at)?;
+                }
+            }
+            (3, _) => {
+                for (at, len) in self.old.iter().chain(&self.remains) {
+                    write(&vec![0; *len], at + BODY)?;
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// A file whose lock is held.
+pub struct Locked {
+    source: Source,
+    header: Header,
+    start: u64,
+}
+
+impl Locked {
+    /// Opens a file for rewrapping and waits for its lock.
+    ///
+    /// # Errors
+    /// As [`Source::open`] and [`Source::header`]; what `tick` returns.
+    pub fn wait(place: Place<'_>, tick: Tick<'_>) -> Result<Self> {
+        loop {
+            let source = Source::open_with(place, OFlags::RDWR)?;
+            lock_exclusive(&source, tick)?;
+            if let Some(locked) = Self::settle(place, source)? {
+                return Ok(locked);
+            }
+        }
+    }
+
+    /// The same without waiting: None while someone else has the lock.
+    ///
+    /// # Errors
+    /// As [`Locked::wait`].
+    pub fn at_once(place: Place<'_>) -> Result<Option<Self>> {
+        let source = Source::open_with(place, OFlags::RDWR)?;
+        match fs::flock(&source, fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+            other => {
+                other.on(Side::Source)?;
+                Self::settle(place, source)
+            }
+        }
+    }
+
+    /// What is read only now counts: a rewrap may have ended between open and lock, and one that
+    /// wrote anew has left this file without its name.
+    fn settle(place: Place<'_>, source: Source) -> Result<Option<Self>> {
+        let named =
+            fs::statat(place.dir, place.name, AtFlags::SYMLINK_NOFOLLOW).on(Side::Source)?;
+        let own = source.stat();
+        if (named.st_dev, named.st_ino) != (own.st_dev, own.st_ino) {
+            return Ok(None);
+        }
+        let source = source.seen_now()?;
+        let (header, start) = source.header()?;
+        stream::plaintext_len(source.len().saturating_sub(start))?;
+        Ok(Some(Self {
+            source,
+            header,
+            start,
+        }))
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &Source {
+        &self.source
+    }
+
+    /// Its lengths.
+    pub fn count(&self) -> Count {
+        let sealed = self.source.len() - self.start;
+        Count {
+            plaintext: stream::plaintext_len(sealed).expect("checked when it was locked"),
+            message: self.source.len(),
+            key_id: None,
+        }
+    }
+
+    /// What there is to do.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`] without a slot of this keyset, [`Error::Decryption`] where none of
+    /// them opens, and whatever the keys say.
+    pub fn plan(&self, keys: &dyn RewrapKeys, copy: bool) -> Result<Plan> {
+        let (primary, material) = keys.primary()?;
+        let found = Found::search(&self.header, keys, &primary)?;
+        for number in &found.old {
+            if let Content::Keyset { key_id } = self.header.slots[*number].content()
+                && keys.is_compromised(&key_id)?
+            {
+                return Ok(Plan::Reencrypt);
+            }
+        }
+        if found.current.is_some() && found.old.is_empty() {
+            let remains: Vec<_> = self.remains().collect();
+            // An earlier run has ended between two of its writes: nothing opens by what it left.
+            if remains.is_empty() || copy {
+                return Ok(Plan::Current);
+            }
+            return Ok(Plan::InPlace(InPlace {
+                new: None,
+                old: Vec::new(),
+                remains,
+            }));
+        }
+        let new = NewSlot::Keyset {
+            id: primary,
+            key: &material,
+        };
+        let body = match found.current {
+            Some(_) => None,
+            None => new.body(found.dek.expose()?, &self.header.prefix)?,
+        };
+        let place = |slot: &Slot| (slot.offset as u64, slot.body.len());
+        let old = || {
+            found
+                .old
+                .iter()
+                .map(|number| place(&self.header.slots[*number]))
+        };
+        let empty = self.fitting_empty();
+        match (copy, body) {
+            (false, None) => Ok(Plan::InPlace(InPlace {
+                new: None,
+                old: old().collect(),
+                remains: Vec::new(),
+            })),
+            (false, Some(body)) if empty.is_some() => Ok(Plan::InPlace(InPlace {
+                new: empty.map(|slot| (slot.offset as u64, body)),
+                old: old().collect(),
+                remains: Vec::new(),
+            })),
+            (_, body) => Ok(Plan::Anew(self.anew(&found.old, body))),
+        }
+    }
+
+    fn fitting_empty(&self) -> Option<&Slot> {
+        let fits = |slot: &&Slot| slot.kind == SLOT_EMPTY && slot.body.len() == SLOT_KEYSET_LEN;
+        self.header.slots.iter().find(fits)
+    }
+
+    fn remains(&self) -> impl Iterator<Item = (u64, usize)> {
+        let left = |slot: &&Slot| slot.kind == SLOT_EMPTY && slot.body.iter().any(|&b| b != 0);
+        self.header
+            .slots
+            .iter()
+            .filter(left)
+            .map(|slot| (slot.offset as u64, slot.body.len()))
+    }
+
+    /// The slots of a file that is written anew: the first old one gives its place to the new
+    /// body, the others are emptied, and there is room for the next rewrap.
+    fn anew(&self, old: &[usize], mut body: Option<Vec<u8>>) -> Header {
+        let mut header = self.header.clone();
+        for number in old {
+            let slot = &mut header.slots[*number];
+            match body.take() {
+                Some(body) => slot.body = body,
+                None => {
+                    slot.kind = SLOT_EMPTY;
+                    slot.body.fill(0);
+                }
+            }
+        }
+        for slot in header
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.kind == SLOT_EMPTY)
+        {
+            slot.body.fill(0);
+        }
+        let spare = |slot: &Slot| slot.kind == SLOT_EMPTY && slot.body.len() == SLOT_KEYSET_LEN;
+        if !header.slots.iter().any(spare) && header.slots.len() < SLOTS_MAX {
+            let body = vec![0; SLOT_KEYSET_LEN];
+            header.slots.push(Slot {
+                offset: 0,
+                kind: SLOT_EMPTY,
+                body,
+            });
+        }
+        header
+    }
+
+    /// Writes `header` and the chunks as they are to a new file and gives it the name.
+    ///
+    /// # Errors
+    /// The system's error, `ESTALE` where someone has written without asking for the lock; what
+    /// `tick` returns.
+    pub fn write_anew(&self, place: Place<'_>, header: &Header, tick: Tick<'_>) -> Result<()> {
+        lock_shared(place.dir);
+        let target = Target::create(place.dir, place.name, PRIVATE)?;
+        let header = header.to_bytes();
+        target.write_at(&header, 0)?;
+        let sealed = self.source.len() - self.start;
+        let ring = Ring::new();
+        let copy = |piece: u64| {
+            ring.with(|buffers| {
+                let at = piece * WIRE_PIECE as u64;
+                let count = usize::try_from(sealed - at)
+                    .unwrap_or(WIRE_PIECE)
+                    .min(WIRE_PIECE);
+                let bytes = &mut buffers.sealed[..count];
+                self.source.read_exact_at(bytes, self.start + at)?;
+                target.write_at(bytes, header.len() as u64 + at)?;
+                Ok(count as u64)
+            })
+        };
+        Crew::Pool(None).each(sealed.div_ceil(WIRE_PIECE as u64), copy, tick)?;
+        self.source.check_unchanged()?;
+        self.take_the_name(target, sealed, tick)
+    }
+
+    /// Encrypts under a new DEK and gives the new file the name.
+    ///
+    /// # Errors
+    /// As [`open_message`], with the associated data that the chunks were written with;
+    /// [`Error::KeyNotFound`] where someone who can open the file now could not afterwards.
+    pub fn reencrypt(
+        &self,
+        place: Place<'_>,
+        keys: &dyn RewrapKeys,
+        associated_data: &[u8],
+        tick: Tick<'_>,
+    ) -> Result<()> {
+        let (primary, material) = keys.primary()?;
+        let found = Found::search(&self.header, keys, &primary)?;
+        let passphrases = self.passphrase_slots(keys, &found)?;
+        let mut slots = vec![NewSlot::Keyset {
+            id: primary,
+            key: &material,
+        }];
+        for (params, key) in &passphrases {
+            slots.push(NewSlot::Passphrase {
+                params: *params,
+                key,
+            });
+        }
+        let message = open_message(&self.source, keys, associated_data)?;
+        lock_shared(place.dir);
+        let target = Target::create(place.dir, place.name, PRIVATE)?;
+        let (header, key) = create(&slots, associated_data)?;
+        let header = header.to_bytes();
+        let (ring, sealing) = (Ring::new(), Ring::new());
+        let reseal = |plain: &[u8], at: u64| {
+            let piece = at / PIECE as u64;
+            sealing.with(|buffers| {
+                seal_piece(&target, &header, &key, piece, plain, &mut buffers.sealed)
+            })
+        };
+        open_all(
+            &self.source,
+            &message,
+            &ring,
+            Crew::Pool(None),
+            reseal,
+            tick,
+        )?;
+        self.take_the_name(target, message.plaintext, tick)
+    }
+
+    fn take_the_name<D: AsFd>(&self, target: Target<D>, done: u64, tick: Tick<'_>) -> Result<()> {
+        let own = self.source.stat();
+        // Whoever may rewrap a file of another owner does not want to become its owner; only the
+        // superuser can help it.
+        let (uid, gid) = (fs::Uid::from_raw(own.st_uid), fs::Gid::from_raw(own.st_gid));
+        let _ = fs::fchown(target.file(), Some(uid), Some(gid));
+        // The mtime is new: backups must see the new slot.
+        target.keep(own, false)?;
+        target.finish(true, done, tick)
+    }
+
+    /// The passphrase slots with their keys; refuses slots that a new DEK could not be put into.
+    fn passphrase_slots(
+        &self,
+        keys: &dyn RewrapKeys,
+        found: &Found,
+    ) -> Result<Vec<(PassphraseParams, Arc<Material>)>> {
+        let mut kept = Vec::new();
+        for (number, slot) in self.header.slots.iter().enumerate() {
+            let who = match slot.content() {
+                Content::Empty => continue,
+                Content::Keyset { .. } if found.opened(number) => continue,
+                Content::Passphrase(params) => {
+                    PassphraseParams::check_all([params].iter())?;
+                    match keys.passphrase_key(&params)? {
+                        Some(key)
+                            if slot
+                                .open(key.box_key(BoxLabel::Passphrase)?, &self.header.prefix)
+                                .is_ok() =>
+                        {
+                            kept.push((params, key));
+                            continue;
+                        }
+                        _ => "a passphrase".to_owned(),
+                    }
+                }
+                Content::Keyset { key_id } | Content::Master { kek_id: key_id, .. } => {
+                    format!("key {}", hex(&key_id))
+                }
+                Content::Other => format!("a slot of kind {:02x}", slot.kind),
+            };
+            return Err(Error::KeyNotFound {
+                message: format!(
+                    "the key of this file is compromised and it must be encrypted anew, but it \
+                     also opens with {who}, which is not here and would not open it any more"
+                ),
+                key_id: None,
+            });
+        }
+        Ok(kept)
+    }
+}
+
+/// Which slots of the keyset open.
+struct Found {
+    dek: Secret<[u8; KEY_LEN]>,
+    /// Under the primary.
+    current: Option<usize>,
+    /// Under other keys, and further ones under the primary.
+    old: Vec<usize>,
+}
+
+impl Found {
+    fn search(header: &Header, keys: &dyn RewrapKeys, primary: &KeyId) -> Result<Self> {
+        let mut dek = None;
+        let (mut current, mut old) = (None, Vec::new());
+        let (mut seen, mut candidates, mut forbidden) = (Vec::new(), false, None);
+        for (number, slot) in header.slots.iter().enumerate() {
+            let Content::Keyset { key_id } = slot.content() else {
+                continue;
+            };
+            seen.push(key_id);
+            let material = match keys.keyset_key(&key_id) {
+                Ok(Some(material)) => material,
+                Ok(None) => continue,
+                Err(error @ Error::KeyState { .. }) => {
+                    forbidden = forbidden.or(Some(error));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            candidates = true;
+            match slot.open(material.box_key(BoxLabel::Wrap)?, &header.prefix) {
+                Ok(opened) => dek = Some(opened),
+                Err(Error::Decryption { .. }) => continue,
+                Err(error) => return Err(error),
+            }
+            if key_id == *primary && current.is_none() {
+                current = Some(number);
+            } else {
+                old.push(number);
+            }
+        }
+        match (dek, forbidden) {
+            (Some(dek), _) => Ok(Self { dek, current, old }),
+            (None, Some(forbidden)) => Err(forbidden),
+            (None, None) if candidates => Err(Error::DECRYPTION),
+            (None, None) => Err(not_found(&seen)),
+        }
+    }
+
+    fn opened(&self, number: usize) -> bool {
+        self.current == Some(number) || self.old.contains(&number)
+    }
+}
+
+fn not_found(seen: &[KeyId]) -> Error {
+    let listed: Vec<_> = seen.iter().map(|id| hex(id)).collect();
+    Error::KeyNotFound {
+        message: if listed.is_empty() {
+            "this file has no slot of a keyset: there is nothing to rewrap".into()
+        } else {
+            format!(
+                "no key of this file is here: it names {} (may be retired or destroyed, or of \
+                 another keyset)",
+                listed.join(", ")
+            )
+        },
+        key_id: seen.first().copied(),
+    }
+}
+
+/// Puts a file under the primary key of its keyset. False where it was already.
+///
+/// # Errors
+/// As [`Locked::wait`], [`Locked::plan`], [`Locked::write_anew`], [`Locked::reencrypt`].
+pub fn rewrap(
+    place: Place<'_>,
+    keys: &dyn RewrapKeys,
+    associated_data: &[u8],
+    copy: bool,
+    tick: Tick<'_>,
+) -> Result<bool> {
+    let locked = Locked::wait(place, tick)?;
+    match locked.plan(keys, copy)? {
+        Plan::Current => return Ok(false),
+        Plan::InPlace(writes) => {
+            for number in 0..STAGES {
+                if writes.stage(number, locked.file())? {
+                    sync(locked.file(), Sync::One, 0, tick)?;
+                }
+            }
+            return Ok(writes.changes_key());
+        }
+        Plan::Anew(header) => locked.write_anew(place, &header, tick)?,
+        Plan::Reencrypt => locked.reencrypt(place, keys, associated_data, tick)?,
+    }
+    Ok(true)
+}
+
+impl InPlace {
+    /// Whether the file opens with other keys afterwards.
+    pub fn changes_key(&self) -> bool {
+        self.new.is_some() || !self.old.is_empty()
+    }
+}

@@ -1,0 +1,192 @@
+//! An encrypted file held open, for reading or for writing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use strongroom_core::error::hex;
+use strongroom_core::file::{Located, Reader, Side, Writer};
+
+use super::keys::{Asked, FileKeys};
+use super::raise;
+use super::single::detached;
+use crate::buf::{Input, Output, new_bytes};
+use crate::cipher::AssociatedData;
+use crate::tick::Ticker;
+
+/// Reads at any offset, from any thread.
+#[pyclass(frozen, module = "strongroom._native")]
+pub struct FileReader {
+    path: PathBuf,
+    reader: RwLock<Option<Arc<Reader>>>,
+    size: u64,
+    key_id: Option<String>,
+}
+
+impl FileReader {
+    fn reader(&self) -> PyResult<Arc<Reader>> {
+        let reader = self.reader.read().unwrap_or_else(PoisonError::into_inner);
+        reader.clone().ok_or_else(closed)
+    }
+
+    fn fill(
+        &self,
+        py: Python<'_>,
+        reader: &Reader,
+        offset: u64,
+        out: &mut [u8],
+    ) -> PyResult<usize> {
+        let mut ticker = Ticker::new();
+        py.detach(|| reader.read_at(offset, out, &mut |done| ticker.tick(done)))
+            .map_err(|error| match error {
+                strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
+                error => raise(py, error, Some(&self.path), None),
+            })
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("I/O operation on closed file")
+}
+
+#[pymethods]
+impl FileReader {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        keys: &Bound<'_, FileKeys>,
+        associated_data: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let ad = AssociatedData::new(Some(associated_data))?;
+        let ad = ad.as_slice();
+        let asked = Asked::new(keys.get());
+        let reader = detached(py, &asked, Ticker::new(), (Some(&path), None), |_| {
+            Reader::open(Located::new(&path, Side::Source)?.place(), &asked, ad)
+        })?;
+        Ok(Self {
+            path,
+            size: reader.len(),
+            key_id: reader.key_id().map(|id| hex(&id)),
+            reader: RwLock::new(Some(Arc::new(reader))),
+        })
+    }
+
+    /// Bytes of plaintext.
+    #[getter]
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The key that opened it, or None for a passphrase.
+    #[getter]
+    fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// At most `count` bytes from `offset` on.
+    fn read<'py>(&self, py: Python<'py>, offset: u64, count: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let reader = self.reader()?;
+        let count = count.min(self.size.saturating_sub(offset));
+        let count = usize::try_from(count)
+            .map_err(|_| pyo3::exceptions::PyOverflowError::new_err("more than memory"))?;
+        new_bytes(py, count, |out| {
+            self.fill(py, &reader, offset, out).map(drop)
+        })
+    }
+
+    /// Fills a buffer from `offset` on; returns how much of it.
+    fn readinto(&self, py: Python<'_>, offset: u64, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let reader = self.reader()?;
+        let mut out = Output::new(buffer, "buffer")?;
+        self.fill(py, &reader, offset, out.as_mut_slice())
+    }
+
+    /// Closes the file as soon as the reads that are under way have ended.
+    fn close(&self) {
+        self.reader
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+/// Writes one message from its beginning to its end.
+#[pyclass(frozen, module = "strongroom._native")]
+pub struct FileWriter {
+    path: PathBuf,
+    writer: Mutex<Option<Writer>>,
+}
+
+impl FileWriter {
+    /// Takes the writer out for a call; a second call at the same time finds none.
+    fn take(&self) -> PyResult<Writer> {
+        self.writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .ok_or_else(closed)
+    }
+}
+
+#[pymethods]
+impl FileWriter {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        keys: &Bound<'_, FileKeys>,
+        associated_data: &Bound<'_, PyAny>,
+        overwrite: bool,
+    ) -> PyResult<Self> {
+        let ad = AssociatedData::new(Some(associated_data))?;
+        let ad = ad.as_slice();
+        let asked = Asked::new(keys.get());
+        let writer = detached(py, &asked, Ticker::new(), (None, Some(&path)), |_| {
+            let located = Located::new(&path, Side::Target)?;
+            Writer::create(located, &asked.slots()?.each(), ad, overwrite)
+        })?;
+        Ok(Self {
+            path,
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// Takes plaintext. After an exception the file can only be discarded.
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let input = Input::new(data, "data")?;
+        let data = input.as_slice();
+        let mut writer = self.take()?;
+        let mut ticker = Ticker::new();
+        let written = py.detach(|| writer.write(data, &mut |done| ticker.tick(done)));
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        match written {
+            Ok(()) => Ok(data.len()),
+            Err(error @ strongroom_core::Error::Interrupted) => Err(ticker.into_py_err(py, error)),
+            Err(error) => Err(raise(py, error, None, Some(&self.path))),
+        }
+    }
+
+    /// Makes the file durable and gives it its name.
+    fn finish(&self, py: Python<'_>) -> PyResult<u64> {
+        let writer = self.take()?;
+        let mut ticker = Ticker::new();
+        py.detach(|| writer.finish(&mut |done| ticker.tick(done)))
+            .map_err(|error| match error {
+                strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
+                error => raise(py, error, None, Some(&self.path)),
+            })
+    }
+
+    /// Removes what was written. Twice is no error.
+    fn discard(&self) {
+        drop(
+            self.writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+}

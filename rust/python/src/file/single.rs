@@ -1,0 +1,161 @@
+//! One file at a time.
+
+use std::path::{Path, PathBuf};
+
+use pyo3::prelude::*;
+use strongroom_core::Result;
+use strongroom_core::error::hex;
+use strongroom_core::file::{self, Count, Located, Side, Source};
+use strongroom_core::stream;
+
+use super::keys::{Asked, FileKeys, OrPyErr};
+use super::raise;
+use crate::cipher::AssociatedData;
+use crate::tick::Ticker;
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(file_encrypt, m)?)?;
+    m.add_function(wrap_pyfunction!(file_decrypt, m)?)?;
+    m.add_function(wrap_pyfunction!(file_verify, m)?)?;
+    m.add_function(wrap_pyfunction!(file_rewrap, m)?)
+}
+
+/// Plaintext bytes, message bytes, key id.
+pub type Counted = (u64, u64, Option<String>);
+
+fn counted(count: Count) -> Counted {
+    (
+        count.plaintext,
+        count.message,
+        count.key_id.map(|id| hex(&id)),
+    )
+}
+
+/// Runs `work` without the GIL, and makes of its error the exception.
+pub fn detached<T: Send>(
+    py: Python<'_>,
+    asked: &Asked<'_>,
+    mut ticker: Ticker<'_>,
+    names: (Option<&Path>, Option<&Path>),
+    work: impl FnOnce(&mut Ticker<'_>) -> Result<T> + Send,
+) -> PyResult<T> {
+    py.detach(|| work(&mut ticker))
+        .map_err(|error| match asked.take_raised(ticker, py, error) {
+            OrPyErr::Core(error) => raise(py, error, names.0, names.1),
+            OrPyErr::Raised(error) => error,
+        })
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, target, keys, associated_data, overwrite=false, progress=None))]
+fn file_encrypt(
+    py: Python<'_>,
+    source: PathBuf,
+    target: PathBuf,
+    keys: &Bound<'_, FileKeys>,
+    associated_data: &Bound<'_, PyAny>,
+    overwrite: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Counted> {
+    let ad = AssociatedData::new(Some(associated_data))?;
+    let ad = ad.as_slice();
+    let asked = Asked::new(keys.get());
+    let total = progress
+        .as_ref()
+        .and_then(|_| Some(std::fs::metadata(&source).ok()?.len()));
+    let ticker = Ticker::with_progress(progress.as_ref(), total);
+    detached(
+        py,
+        &asked,
+        ticker,
+        (Some(&source), Some(&target)),
+        |ticker| {
+            let from = Located::new(&source, Side::Source)?;
+            let to = Located::new(&target, Side::Target)?;
+            let slots = asked.slots()?;
+            let tick = &mut |done| ticker.tick(done);
+            file::encrypt(from.place(), to.place(), &slots.each(), ad, overwrite, tick)
+        },
+    )
+    .map(counted)
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, target, keys, associated_data, overwrite=false, progress=None))]
+fn file_decrypt(
+    py: Python<'_>,
+    source: PathBuf,
+    target: PathBuf,
+    keys: &Bound<'_, FileKeys>,
+    associated_data: &Bound<'_, PyAny>,
+    overwrite: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Counted> {
+    let ad = AssociatedData::new(Some(associated_data))?;
+    let ad = ad.as_slice();
+    let asked = Asked::new(keys.get());
+    let total = progress.as_ref().and_then(|_| plaintext_len(&source));
+    let ticker = Ticker::with_progress(progress.as_ref(), total);
+    detached(
+        py,
+        &asked,
+        ticker,
+        (Some(&source), Some(&target)),
+        |ticker| {
+            let from = Located::new(&source, Side::Source)?;
+            let to = Located::new(&target, Side::Target)?;
+            let tick = &mut |done| ticker.tick(done);
+            file::decrypt(from.place(), to.place(), &asked, ad, overwrite, tick)
+        },
+    )
+    .map(counted)
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, keys, associated_data, progress=None))]
+fn file_verify(
+    py: Python<'_>,
+    source: PathBuf,
+    keys: &Bound<'_, FileKeys>,
+    associated_data: &Bound<'_, PyAny>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Counted> {
+    let ad = AssociatedData::new(Some(associated_data))?;
+    let ad = ad.as_slice();
+    let asked = Asked::new(keys.get());
+    let total = progress.as_ref().and_then(|_| plaintext_len(&source));
+    let ticker = Ticker::with_progress(progress.as_ref(), total);
+    detached(py, &asked, ticker, (Some(&source), None), |ticker| {
+        let from = Located::new(&source, Side::Source)?;
+        file::verify(from.place(), &asked, ad, &mut |done| ticker.tick(done))
+    })
+    .map(counted)
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, keys, associated_data, copy=false, progress=None))]
+fn file_rewrap(
+    py: Python<'_>,
+    path: PathBuf,
+    keys: &Bound<'_, FileKeys>,
+    associated_data: &Bound<'_, PyAny>,
+    copy: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<bool> {
+    let ad = AssociatedData::new(Some(associated_data))?;
+    let ad = ad.as_slice();
+    let asked = Asked::for_rewrap(keys.get());
+    let ticker = Ticker::with_progress(progress.as_ref(), None);
+    detached(py, &asked, ticker, (Some(&path), None), |ticker| {
+        let at = Located::new(&path, Side::Source)?;
+        file::rewrap(at.place(), &asked, ad, copy, &mut |done| ticker.tick(done))
+    })
+}
+
+/// For progress alone: what the work itself goes by, it reads itself.
+fn plaintext_len(path: &Path) -> Option<u64> {
+    let located = Located::new(path, Side::Source).ok()?;
+    let source = Source::open(located.place()).ok()?;
+    let (_, start) = source.header().ok()?;
+    stream::plaintext_len(source.len().checked_sub(start)?).ok()
+}
