@@ -110,6 +110,26 @@ where
     I::Item: Send,
     F: Fn(I::Item) -> Result<u64> + Sync,
 {
+    let ((), done) = for_each_while(items, workers, work, |run| run.lead(tick))?;
+    done
+}
+
+/// [`for_each`] where the helpers begin at once and the caller does something else first:
+/// `meanwhile` runs on the calling thread and then calls [`Run::lead`] to take part.
+///
+/// # Errors
+/// That the pool could not be made; the inner result is the work's own.
+pub fn for_each_while<I, F, R>(
+    items: I,
+    workers: Option<usize>,
+    work: F,
+    meanwhile: impl FnOnce(&Run<I, F>) -> R,
+) -> Result<(R, Result<()>)>
+where
+    I: Iterator + Send,
+    I::Item: Send,
+    F: Fn(I::Item) -> Result<u64> + Sync,
+{
     let pool = pool()?;
     let workers = workers.unwrap_or(pool.threads).min(pool.threads);
     let run = Run {
@@ -119,26 +139,26 @@ where
         failed: Mutex::new(None),
         work,
     };
-    match &pool.helpers {
+    let result = match &pool.helpers {
         Some(helpers) if workers > 1 => helpers.in_place_scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(|_| run.help());
             }
-            run.lead(tick);
+            meanwhile(&run)
         }),
-        _ => run.lead(tick),
-    }
-    match run
+        _ => meanwhile(&run),
+    };
+    // Whatever `meanwhile` left undone, with helpers or without.
+    run.help();
+    let failed = run
         .failed
         .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok((result, failed.map_or(Ok(()), |(_, error)| Err(error))))
 }
 
-struct Run<I: Iterator, F> {
+/// Work under way.
+pub struct Run<I: Iterator, F> {
     items: Mutex<std::iter::Enumerate<I>>,
     stop: AtomicBool,
     done: AtomicU64,
@@ -188,7 +208,8 @@ where
         while self.step() {}
     }
 
-    fn lead(&self, tick: Tick<'_>) {
+    /// Takes part until nothing is left.
+    pub fn lead(&self, tick: Tick<'_>) {
         while self.step() {
             if let Err(error) = tick(self.done.load(Ordering::Relaxed)) {
                 // Before any error of a piece: the caller asked first.

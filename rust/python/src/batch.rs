@@ -1,5 +1,5 @@
-//! Lists of records. Their objects are made in blocks, sealed or opened without the GIL, so that
-//! it is never held for more than a block's allocation.
+//! Lists of records. Their objects are made in blocks; while the helpers work on one block, the
+//! calling thread makes the objects of the next. The GIL is held for a block's objects at a time.
 
 use std::sync::Arc;
 
@@ -16,19 +16,20 @@ use crate::cipher::{AssociatedData, detached_above, seal_envelope};
 use crate::errors::OrRaise;
 use crate::tick::Ticker;
 
-/// Objects made while the GIL is held.
+/// Objects made while the GIL is held, and the bytes that end a block sooner.
 const BLOCK: usize = 4096;
+const BLOCK_BYTES: usize = 16 << 20;
 
 /// The values of a batch.
-enum Values<'a, 'py> {
-    List(&'a Bound<'py, PyList>),
+enum Values<'py> {
+    List(Bound<'py, PyList>),
     Tuple(Bound<'py, PyTuple>),
 }
 
-impl<'a, 'py> Values<'a, 'py> {
-    fn new(object: &'a Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+impl<'py> Values<'py> {
+    fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
         if let Ok(list) = object.cast::<PyList>() {
-            return Ok(Values::List(list));
+            return Ok(Values::List(list.clone()));
         }
         if let Ok(tuple) = object.cast::<PyTuple>() {
             return Ok(Values::Tuple(tuple.clone()));
@@ -51,26 +52,29 @@ impl<'a, 'py> Values<'a, 'py> {
         }
     }
 
-    fn block(&self, start: usize, end: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let get = |index| match self {
+    fn get(&self, index: usize) -> PyResult<Bound<'py, PyAny>> {
+        match self {
             Values::List(list) => list.get_item(index),
             Values::Tuple(tuple) => tuple.get_item(index),
-        };
-        (start..end)
-            .map(get)
-            .collect::<PyResult<_>>()
-            .map_err(|_| PyValueError::new_err("the list became shorter while it was worked on"))
+        }
+        .map_err(|_| PyValueError::new_err("the list became shorter while it was worked on"))
+    }
+
+    fn input(&self, index: usize, name: &str) -> PyResult<Input<'py>> {
+        let object = self.get(index)?;
+        // The name with its index is only made for an error.
+        Input::new(&object, name).or_else(|_| Input::new(&object, &format!("{name}[{index}]")))
     }
 }
 
 /// The associated data of a batch.
-enum Each<'a, 'py> {
-    Same(AssociatedData<'a, 'py>),
-    Own(Values<'a, 'py>),
+enum Each<'py> {
+    Same(AssociatedData<'py>),
+    Own(Values<'py>),
 }
 
-impl<'a, 'py> Each<'a, 'py> {
-    fn new(object: Option<&'a Bound<'py, PyAny>>, len: usize) -> PyResult<Self> {
+impl<'py> Each<'py> {
+    fn new(object: Option<&Bound<'py, PyAny>>, len: usize) -> PyResult<Self> {
         if let Some(object) = object
             && (object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>())
         {
@@ -86,47 +90,202 @@ impl<'a, 'py> Each<'a, 'py> {
         Ok(Each::Same(AssociatedData::new(object)?))
     }
 
-    fn block(&self, start: usize, end: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn own(&self, index: usize) -> PyResult<Option<Input<'py>>> {
         match self {
-            Each::Same(_) => Ok(Vec::new()),
-            Each::Own(values) => values.block(start, end),
+            Each::Same(_) => Ok(None),
+            Each::Own(values) => values.input(index, "associated_data").map(Some),
+        }
+    }
+
+    /// The associated data of one: its own, or the one for all.
+    fn of<'a>(&'a self, own: &'a Option<Input<'py>>) -> &'a [u8] {
+        match (self, own) {
+            (Each::Same(same), _) => same.as_slice(),
+            (Each::Own(_), Some(own)) => own.as_slice(),
+            (Each::Own(_), None) => &[],
         }
     }
 }
 
-fn inputs<'a, 'py>(
-    objects: &'a [Bound<'py, PyAny>],
-    name: &str,
-    start: usize,
-) -> PyResult<Vec<Input<'a, 'py>>> {
-    objects
-        .iter()
-        .enumerate()
-        .map(|(number, object)| Input::new(object, &format_name(name, start + number)))
-        .collect()
+/// One value on its way.
+struct Entry<'py> {
+    input: Input<'py>,
+    associated_data: Option<Input<'py>>,
+    made: Made<'py>,
+    key: Option<Arc<Material>>,
 }
 
-fn format_name(name: &str, index: usize) -> String {
-    format!("{name}[{index}]")
+enum Made<'py> {
+    Room(UnfilledBytes<'py>),
+    Whole(Bound<'py, PyBytes>),
 }
 
-/// Pieces of about equal work out of a block's items.
-fn pieces<T>(items: Vec<T>, len: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+/// What becomes of one value while the GIL is held.
+pub enum Way<'py> {
+    /// A record under this key, done without the GIL.
+    Record(Arc<Material>),
+    /// Done already.
+    Done(Bound<'py, PyBytes>),
+}
+
+/// A batch under way: what is common to all its blocks.
+struct Batch<'a, 'py> {
+    py: Python<'py>,
+    name: &'a str,
+    values: Values<'py>,
+    each: Each<'py>,
+    count: usize,
+}
+
+impl<'a, 'py> Batch<'a, 'py> {
+    fn new(
+        values: &Bound<'py, PyAny>,
+        name: &'a str,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = values.py();
+        let values = Values::new(values, name)?;
+        let count = values.len();
+        Ok(Self {
+            py,
+            name,
+            values,
+            each: Each::new(associated_data, count)?,
+            count,
+        })
+    }
+
+    /// The next block from `start` on: its inputs are held, its outputs allocated.
+    fn prepare(
+        &self,
+        start: usize,
+        way: &impl Fn(&[u8], &[u8], usize) -> PyResult<Way<'py>>,
+        out_len: fn(usize) -> usize,
+    ) -> PyResult<Vec<Entry<'py>>> {
+        let mut block = Vec::with_capacity(BLOCK.min(self.count - start));
+        let mut bytes = 0;
+        for index in start..self.count.min(start + BLOCK) {
+            if bytes >= BLOCK_BYTES {
+                break;
+            }
+            let input = self.values.input(index, self.name)?;
+            let associated_data = self.each.own(index)?;
+            let len = input.as_slice().len();
+            bytes += len;
+            let ad = self.each.of(&associated_data);
+            record::check_associated_data(ad).or_raise(self.py)?;
+            let (made, key) = match way(input.as_slice(), ad, index)? {
+                Way::Done(bytes) => (Made::Whole(bytes), None),
+                Way::Record(key) => (
+                    Made::Room(UnfilledBytes::new(self.py, out_len(len))?),
+                    Some(key),
+                ),
+            };
+            block.push(Entry {
+                input,
+                associated_data,
+                made,
+                key,
+            });
+        }
+        Ok(block)
+    }
+
+    /// Runs all blocks: `way` with the GIL, `work` without it on pieces of a block.
+    fn run(
+        &self,
+        way: impl Fn(&[u8], &[u8], usize) -> PyResult<Way<'py>>,
+        out_len: fn(usize) -> usize,
+        work: impl Fn(Vec<Work<'_>>) -> Result<(), Error> + Sync,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = self.py;
+        let result = PyList::empty(py);
+        let mut start = 0;
+        let mut block = self.prepare(0, &way, out_len)?;
+        while !block.is_empty() {
+            let next_start = start + block.len();
+            let each = &self.each;
+            let items: Vec<_> = block
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(number, entry)| match (&mut entry.made, &entry.key) {
+                    (Made::Room(out), Some(key)) => Some(Work {
+                        index: start + number,
+                        key,
+                        item: Item {
+                            input: entry.input.as_slice(),
+                            associated_data: each.of(&entry.associated_data),
+                            out: out.as_mut_slice(),
+                        },
+                    }),
+                    _ => None,
+                })
+                .collect();
+            let (pieces, total) = pieces(items);
+            let mut ticker = Ticker::new();
+            let ran = parallel::for_each_while(
+                pieces.into_iter(),
+                workers(total),
+                |piece| work(piece).map(|()| 1),
+                |run| {
+                    let next = self.prepare(next_start, &way, out_len);
+                    detached_above(py, total, || run.lead(&mut |done| ticker.tick(done)));
+                    next
+                },
+            );
+            let (next, worked) = ran.or_raise(py)?;
+            worked.map_err(|error| ticker.into_py_err(py, error))?;
+            for entry in block {
+                result.append(match entry.made {
+                    Made::Room(bytes) => bytes.finish(),
+                    Made::Whole(bytes) => bytes,
+                })?;
+            }
+            py.check_signals()?;
+            start = next_start;
+            block = next?;
+        }
+        Ok(result)
+    }
+}
+
+/// A record to be sealed or opened, and its place in the batch.
+struct Work<'a> {
+    index: usize,
+    key: &'a Material,
+    item: Item<'a>,
+}
+
+/// Pieces of about equal work out of a block's items, and the bytes of all.
+fn pieces(items: Vec<Work<'_>>) -> (Vec<Vec<Work<'_>>>, usize) {
     let mut pieces = Vec::with_capacity(items.len() / PIECE_RECORDS + 1);
-    let mut piece = Vec::new();
-    let mut bytes = 0;
-    for item in items {
-        bytes += len(&item);
-        piece.push(item);
+    let mut piece = Vec::with_capacity(PIECE_RECORDS);
+    let (mut bytes, mut total) = (0, 0);
+    for work in items {
+        // The fixed cost of a record is that of about a kibibyte of its data.
+        let cost = work.item.input.len();
+        bytes += cost;
+        total += cost + RECORD_COST;
+        piece.push(work);
         if piece.len() == PIECE_RECORDS || bytes >= PIECE_LEN {
-            pieces.push(std::mem::take(&mut piece));
+            pieces.push(std::mem::replace(
+                &mut piece,
+                Vec::with_capacity(PIECE_RECORDS),
+            ));
             bytes = 0;
         }
     }
     if !piece.is_empty() {
         pieces.push(piece);
     }
-    pieces
+    (pieces, total)
+}
+
+/// What a record costs besides its data, in bytes of data sealed in the same time.
+const RECORD_COST: usize = 1024;
+
+fn workers(total: usize) -> Option<usize> {
+    if total < PARALLEL_MIN { Some(1) } else { None }
 }
 
 /// Records under `key` for values up to `record_max` bytes, envelopes for longer ones.
@@ -137,96 +296,22 @@ pub fn encrypt_many<'py>(
     plaintexts: &Bound<'py, PyAny>,
     associated_data: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let values = Values::new(plaintexts, "plaintexts")?;
-    let count = values.len();
-    let each = Each::new(associated_data, count)?;
     let material = key.material().or_raise(py)?;
     let id = key.id();
-    let result = PyList::empty(py);
-    for start in (0..count).step_by(BLOCK) {
-        let end = count.min(start + BLOCK);
-        let objects = values.block(start, end)?;
-        let plaintexts = inputs(&objects, "plaintexts", start)?;
-        let ad_objects = each.block(start, end)?;
-        let ads = inputs(&ad_objects, "associated_data", start)?;
-        let ad_of = |number: usize| match &each {
-            Each::Same(same) => same.as_slice(),
-            Each::Own(_) => ads[number].as_slice(),
-        };
-        let mut made = Vec::with_capacity(plaintexts.len());
-        let mut total = 0;
-        for (number, plaintext) in plaintexts.iter().enumerate() {
-            let plaintext = plaintext.as_slice();
-            record::check_associated_data(ad_of(number)).or_raise(py)?;
+    Batch::new(plaintexts, "plaintexts", associated_data)?.run(
+        |plaintext, associated_data, _| {
             if plaintext.len() > record_max {
-                made.push(Made::Whole(seal_envelope(
-                    py,
-                    key,
-                    ad_of(number),
-                    plaintext,
-                    None,
-                )?));
-                continue;
+                return seal_envelope(py, key, associated_data, plaintext, None).map(Way::Done);
             }
             record::check_plaintext_len(plaintext.len()).or_raise(py)?;
-            total += plaintext.len();
-            made.push(Made::Room(UnfilledBytes::new(
-                py,
-                plaintext.len() + RECORD_OVERHEAD,
-            )?));
-        }
-        let items: Vec<Item<'_>> = made
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(number, made)| match made {
-                Made::Whole(_) => None,
-                Made::Room(out) => Some(Item {
-                    input: plaintexts[number].as_slice(),
-                    associated_data: ad_of(number),
-                    out: out.as_mut_slice(),
-                }),
-            })
-            .collect();
-        let pieces = pieces(items, |item| item.input.len());
-        let mut ticker = Ticker::new();
-        let sealed = detached_above(py, total, || {
+            Ok(Way::Record(Arc::clone(&material)))
+        },
+        |len| len + RECORD_OVERHEAD,
+        |piece| {
             let box_key = material.box_key(BoxLabel::Record)?;
-            parallel::for_each(
-                pieces.into_iter(),
-                workers(total),
-                |piece| batch::seal_run(box_key, &id, piece.into_iter()).map(|()| 1),
-                &mut |done| ticker.tick(done),
-            )
-        });
-        sealed.map_err(|error| ticker.into_py_err(py, error))?;
-        for made in made {
-            result.append(made.finish())?;
-        }
-        py.check_signals()?;
-    }
-    Ok(result)
-}
-
-enum Made<'py> {
-    Room(UnfilledBytes<'py>),
-    Whole(Bound<'py, PyBytes>),
-}
-
-impl<'py> Made<'py> {
-    fn finish(self) -> Bound<'py, PyBytes> {
-        match self {
-            Made::Room(bytes) => bytes.finish(),
-            Made::Whole(bytes) => bytes,
-        }
-    }
-}
-
-/// How one message of a batch is opened.
-pub enum Way<'py> {
-    /// A record, its structure checked, under this key.
-    Record(Arc<Material>),
-    /// Opened already.
-    Done(Bound<'py, PyBytes>),
+            batch::seal_run(box_key, &id, piece.into_iter().map(|work| work.item))
+        },
+    )
 }
 
 /// Opens all messages, or none: the first bad one is a `DecryptionError` with its index.
@@ -234,96 +319,49 @@ pub fn decrypt_many<'py>(
     py: Python<'py>,
     messages: &Bound<'py, PyAny>,
     associated_data: Option<&Bound<'py, PyAny>>,
-    way: impl Fn(&[u8]) -> PyResult<Way<'py>>,
-) -> PyResult<Bound<'py, PyList>> {
-    decrypt_many_with(py, messages, associated_data, |message, _| way(message))
-}
-
-/// [`decrypt_many`] where the way needs the associated data.
-pub fn decrypt_many_with<'py>(
-    py: Python<'py>,
-    messages: &Bound<'py, PyAny>,
-    associated_data: Option<&Bound<'py, PyAny>>,
     way: impl Fn(&[u8], &[u8]) -> PyResult<Way<'py>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let values = Values::new(messages, "messages")?;
-    let count = values.len();
-    let each = Each::new(associated_data, count)?;
-    let result = PyList::empty(py);
-    for start in (0..count).step_by(BLOCK) {
-        let end = count.min(start + BLOCK);
-        let objects = values.block(start, end)?;
-        let messages = inputs(&objects, "messages", start)?;
-        let ad_objects = each.block(start, end)?;
-        let ads = inputs(&ad_objects, "associated_data", start)?;
-        let ad_of = |number: usize| match &each {
-            Each::Same(same) => same.as_slice(),
-            Each::Own(_) => ads[number].as_slice(),
-        };
-        let mut made = Vec::with_capacity(messages.len());
-        let mut keys = Vec::with_capacity(messages.len());
-        let mut total = 0;
-        for (number, message) in messages.iter().enumerate() {
-            let message = message.as_slice();
-            let way =
-                way(message, ad_of(number)).map_err(|error| locate(py, error, start + number))?;
-            match way {
-                Way::Done(bytes) => {
-                    made.push(Made::Whole(bytes));
-                    keys.push(None);
-                }
-                Way::Record(key) => {
-                    let len = message.len() - RECORD_OVERHEAD;
-                    total += len;
-                    made.push(Made::Room(UnfilledBytes::new(py, len)?));
-                    keys.push(Some(key));
-                }
+    Batch::new(messages, "messages", associated_data)?.run(
+        |message, associated_data, index| {
+            way(message, associated_data).map_err(|error| locate(py, error, index))
+        },
+        |len| len - RECORD_OVERHEAD,
+        |piece| {
+            for Work { index, key, item } in piece {
+                key.box_key(BoxLabel::Record)
+                    .and_then(|key| record::open(key, item.associated_data, item.input, item.out))
+                    .map_err(|error| batch::at_index(error, index))?;
             }
+            Ok(())
+        },
+    )
+}
+
+/// Calls `map` for each message with its associated data.
+pub fn map_many<'py>(
+    messages: &Bound<'py, PyAny>,
+    associated_data: Option<&Bound<'py, PyAny>>,
+    map: impl Fn(&Bound<'py, PyAny>, &[u8]) -> PyResult<Bound<'py, PyBytes>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let py = messages.py();
+    let batch = Batch::new(messages, "messages", associated_data)?;
+    let result = PyList::empty(py);
+    for index in 0..batch.count {
+        let own = batch.each.own(index)?;
+        let mapped = map(&batch.values.get(index)?, batch.each.of(&own))
+            .map_err(|error| locate(py, error, index))?;
+        result.append(mapped)?;
+        if index % MAP_BLOCK == MAP_BLOCK - 1 {
+            // Lets other threads in, and signals.
+            py.detach(|| {});
+            py.check_signals()?;
         }
-        let items: Vec<_> = made
-            .iter_mut()
-            .zip(&keys)
-            .enumerate()
-            .filter_map(|(number, (made, key))| match (made, key) {
-                (Made::Room(out), Some(key)) => Some((
-                    number,
-                    &**key,
-                    Item {
-                        input: messages[number].as_slice(),
-                        associated_data: ad_of(number),
-                        out: out.as_mut_slice(),
-                    },
-                )),
-                _ => None,
-            })
-            .collect();
-        let pieces = pieces(items, |(_, _, item)| item.out.len());
-        let mut ticker = Ticker::new();
-        let opened = detached_above(py, total, || {
-            parallel::for_each(
-                pieces.into_iter(),
-                workers(total),
-                |piece| {
-                    for (number, key, item) in piece {
-                        key.box_key(BoxLabel::Record)
-                            .and_then(|key| {
-                                record::open(key, item.associated_data, item.input, item.out)
-                            })
-                            .map_err(|error| batch::at_index(error, start + number))?;
-                    }
-                    Ok(1)
-                },
-                &mut |done| ticker.tick(done),
-            )
-        });
-        opened.map_err(|error| ticker.into_py_err(py, error))?;
-        for made in made {
-            result.append(made.finish())?;
-        }
-        py.check_signals()?;
     }
     Ok(result)
 }
+
+/// Messages between two chances for other threads.
+const MAP_BLOCK: usize = 256;
 
 /// Says in the exception which item it was.
 fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
@@ -333,10 +371,6 @@ fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
         let _ = add_note.call1((format!("in messages[{index}]"),));
     }
     error
-}
-
-fn workers(total: usize) -> Option<usize> {
-    if total < PARALLEL_MIN { Some(1) } else { None }
 }
 
 fn check_size(size: usize) -> PyResult<()> {
@@ -382,14 +416,14 @@ pub fn encrypt_packed<'py>(
     })
 }
 
-/// The plaintexts of equal records, back to back.
+/// The plaintexts of equal records, back to back, all under `key`.
 pub fn decrypt_packed<'py>(
     py: Python<'py>,
     key: &KeyHandle,
     data: &Bound<'py, PyAny>,
     size: usize,
     associated_data: Option<&Bound<'py, PyAny>>,
-    check: impl Fn(&[u8]) -> PyResult<()>,
+    check: impl Fn(&[u8]) -> Result<(), Error> + Sync,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let data = Input::new(data, "data")?;
     let data = data.as_slice();
@@ -404,10 +438,14 @@ pub fn decrypt_packed<'py>(
         )))
         .or_raise(py);
     }
-    for (index, message) in data.chunks_exact(each).enumerate() {
-        check(message).map_err(|error| locate(py, error, index))?;
-    }
     let material = key.material().or_raise(py)?;
+    let bad = detached_above(py, data.len(), || {
+        let mut messages = data.chunks_exact(each).enumerate();
+        messages.find_map(|(index, message)| check(message).err().map(|error| (index, error)))
+    });
+    if let Some((index, error)) = bad {
+        return Err(locate(py, crate::errors::to_py(py, error), index));
+    }
     new_bytes(py, data.len() / each * size, |out| {
         let mut ticker = Ticker::new();
         let opened = detached_above(py, data.len(), || {
@@ -418,37 +456,3 @@ pub fn decrypt_packed<'py>(
         opened.map_err(|error| ticker.into_py_err(py, error))
     })
 }
-
-/// Calls `map` for each message with its associated data.
-pub fn map_many<'py>(
-    py: Python<'py>,
-    messages: &Bound<'py, PyAny>,
-    associated_data: Option<&Bound<'py, PyAny>>,
-    map: impl Fn(&Bound<'py, PyAny>, &[u8]) -> PyResult<Bound<'py, PyBytes>>,
-) -> PyResult<Bound<'py, PyList>> {
-    let values = Values::new(messages, "messages")?;
-    let count = values.len();
-    let each = Each::new(associated_data, count)?;
-    let result = PyList::empty(py);
-    for start in (0..count).step_by(MAP_BLOCK) {
-        let end = count.min(start + MAP_BLOCK);
-        let ad_objects = each.block(start, end)?;
-        let ads = inputs(&ad_objects, "associated_data", start)?;
-        for (number, message) in values.block(start, end)?.iter().enumerate() {
-            let associated_data = match &each {
-                Each::Same(same) => same.as_slice(),
-                Each::Own(_) => ads[number].as_slice(),
-            };
-            let mapped =
-                map(message, associated_data).map_err(|error| locate(py, error, start + number))?;
-            result.append(mapped)?;
-        }
-        // Lets other threads in, and signals.
-        py.detach(|| {});
-        py.check_signals()?;
-    }
-    Ok(result)
-}
-
-/// Messages between two chances for other threads.
-const MAP_BLOCK: usize = 256;

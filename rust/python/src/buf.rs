@@ -21,19 +21,19 @@ const HUGE_MIN: usize = 4 * HUGE_PAGE;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes lent by a Python object for the time of a call.
-pub enum Input<'a, 'py> {
+pub enum Input<'py> {
     /// The common case, without the cost of the buffer protocol.
-    Bytes(&'a Bound<'py, PyBytes>),
+    Bytes(Bound<'py, PyBytes>),
     /// Any other C-contiguous buffer.
     Buffer(PyUntypedBuffer),
 }
 
-impl<'a, 'py> Input<'a, 'py> {
+impl<'py> Input<'py> {
     /// Borrows `object`; `name` is the argument's, for the error.
     #[inline]
-    pub fn new(object: &'a Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+    pub fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
         match object.cast_exact::<PyBytes>() {
-            Ok(bytes) => Ok(Input::Bytes(bytes)),
+            Ok(bytes) => Ok(Input::Bytes(bytes.clone())),
             Err(_) => buffer(object, name).map(Input::Buffer),
         }
     }

@@ -19,11 +19,11 @@ use crate::secret::key_argument;
 use crate::tick::Ticker;
 
 /// The associated data of a call: none means empty.
-pub struct AssociatedData<'a, 'py>(Option<Input<'a, 'py>>);
+pub struct AssociatedData<'py>(Option<Input<'py>>);
 
-impl<'a, 'py> AssociatedData<'a, 'py> {
+impl<'py> AssociatedData<'py> {
     #[inline]
-    pub fn new(object: Option<&'a Bound<'py, PyAny>>) -> PyResult<Self> {
+    pub fn new(object: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
         Ok(Self(
             object
                 .map(|object| Input::new(object, "associated_data"))
@@ -354,7 +354,7 @@ impl SecureEncryption {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let message = Input::new(message, "message")?;
         let associated_data = AssociatedData::new(associated_data)?;
-        self.check(py, message.as_slice())?;
+        self.check(message.as_slice()).or_raise(py)?;
         open_record(
             py,
             &self.key,
@@ -425,7 +425,7 @@ impl SecureEncryption {
         let data = Input::new(data, "data")?;
         let data = data.as_slice();
         let associated_data = AssociatedData::new(associated_data)?;
-        self.check(py, data)?;
+        self.check(data).or_raise(py)?;
         open_into(data, out, data.len() - RECORD_OVERHEAD, |room| {
             open_record_into(py, &self.key, associated_data.as_slice(), data, room)
         })
@@ -473,9 +473,10 @@ impl SecureEncryption {
         messages: &Bound<'py, PyAny>,
         associated_data: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        batch::decrypt_many(py, messages, associated_data, |message| {
-            self.check(py, message)?;
-            Ok(batch::Way::Record(self.key.material().or_raise(py)?))
+        let material = self.key.material().or_raise(py)?;
+        batch::decrypt_many(py, messages, associated_data, |message, _| {
+            self.check(message).or_raise(py)?;
+            Ok(batch::Way::Record(Arc::clone(&material)))
         })
     }
 
@@ -526,7 +527,7 @@ impl SecureEncryption {
         associated_data: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         batch::decrypt_packed(py, &self.key, data, size, associated_data, |message| {
-            self.check(py, message)
+            self.check(message)
         })
     }
 
@@ -552,12 +553,13 @@ impl SecureEncryption {
 impl SecureEncryption {
     /// Checks structure and key id of a record.
     #[inline]
-    fn check(&self, py: Python<'_>, message: &[u8]) -> PyResult<()> {
-        let named = record::parse(message).or_raise(py)?;
-        if named != self.key.id() {
-            return Err(other_key(named, self.key.id())).or_raise(py);
+    fn check(&self, message: &[u8]) -> Result<()> {
+        let named = record::parse(message)?;
+        if named == self.key.id() {
+            Ok(())
+        } else {
+            Err(other_key(named, self.key.id()))
         }
-        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// one-shot AEADs of the engines end at 2^31 - 1.
 const ONE_SHOT_MAX: usize = (1 << 31) - 1;
 
-fn exact<const N: usize>(input: &Input<'_, '_>, name: &str) -> PyResult<[u8; N]> {
+fn exact<const N: usize>(input: &Input<'_>, name: &str) -> PyResult<[u8; N]> {
     input.as_slice().try_into().map_err(|_| {
         PyValueError::new_err(format!(
             "{name} has {} bytes, it must have {N}",
