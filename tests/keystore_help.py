@@ -60,6 +60,7 @@ TABLES = (
     "strongroom_masters",
     "strongroom_keysets",
     "strongroom_keys",
+    "strongroom_wrapped",
     "strongroom_uses",
     "strongroom_usage",
 )

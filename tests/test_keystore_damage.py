@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from keystore_help import TABLES, Place, place, seeded
 from strongroom import (
     FileMasterKey,
     KeyStore,
+    KeyStoreBusyError,
     KeyStoreError,
     LimitError,
     MasterKeyError,
@@ -119,7 +121,7 @@ def test_another_type_in_a_column(full: Place, table: str, column: str) -> None:
 
 def _swap(table: str, column: str, where: str) -> Callable[[Place], None]:
     def swap(place: Place) -> None:
-        key = "key_id" if table == "strongroom_keys" else "name"
+        key = "name" if table == "strongroom_keysets" else "key_id"
         (a, va), (b, vb) = place.sql(
             f"SELECT {key}, {column} FROM {table} WHERE {where} ORDER BY {key} LIMIT 2"
         )
@@ -135,10 +137,21 @@ def _run(statement: str) -> Callable[[Place], object]:
 
 
 DAMAGE: dict[str, Callable[[Place], object]] = {
-    "wrapped keys of two keys of a keyset": _swap(
-        "strongroom_keys", "wrapped", "keyset = 'default'"
+    "two wrapped keys": _swap("strongroom_wrapped", "wrapped", "1 = 1"),
+    "macs of two wrapped keys": _swap("strongroom_wrapped", "mac", "1 = 1"),
+    "two wrapped keys with their macs": lambda place: [
+        _swap("strongroom_wrapped", column, "1 = 1")(place) for column in ("wrapped", "mac")
+    ],
+    "the names of two wrapped keys": lambda place: [
+        place.sql("UPDATE strongroom_wrapped SET key_id = ? WHERE key_id = ?", new, old)
+        for (a,), (b,) in [place.sql("SELECT key_id FROM strongroom_wrapped LIMIT 2")]
+        for old, new in ((a, "x"), (b, a), ("x", b))
+    ],
+    "a wrapped key dropped": lambda place: place.sql(
+        "DELETE FROM strongroom_wrapped WHERE key_id = ?",
+        *place.sql("SELECT key_id FROM strongroom_wrapped LIMIT 1")[0],
     ),
-    "wrapped keys of two keysets": _swap("strongroom_keys", "wrapped", "state = 'active'"),
+    "a wrapped key emptied": _run("UPDATE strongroom_wrapped SET wrapped = x''"),
     "macs of two keys": _swap("strongroom_keys", "mac", "keyset = 'default'"),
     "digests of two keysets": _swap("strongroom_keysets", "digest", "1 = 1"),
     "macs of two keysets": _swap("strongroom_keysets", "mac", "1 = 1"),
@@ -155,7 +168,7 @@ DAMAGE: dict[str, Callable[[Place], object]] = {
     ),
     "a key doubled": _run(
         "INSERT INTO strongroom_keys SELECT 'ff' || substr(key_id, 3), keyset, 99, state, since, "
-        "created, activated, deactivated, reason, wrapped, mac FROM strongroom_keys "
+        "created, activated, deactivated, reason, mac FROM strongroom_keys "
         "WHERE state = 'pre-active'"
     ),
     "a keyset renamed": _run("UPDATE strongroom_keysets SET name = 'x' WHERE name = 'other'"),
@@ -190,15 +203,22 @@ def test_damage(full: Place, name: str) -> None:
 
 def test_what_was_destroyed_is_not_brought_back(full: Place) -> None:
     with full.open() as store:
-        before = full.copy()["strongroom_keys"]
+        before = full.copy()
         first = store.list_keys("default")[0]
         store.destroy_key(first.id, force=True)
         forget(store)
-    (row,) = (r for r in before if r[0] == first.id)
-    full.sql("DELETE FROM strongroom_keys WHERE key_id = ?", first.id)
-    full.sql(f"INSERT INTO strongroom_keys VALUES ({', '.join('?' * len(row))})", *row)
-    with pytest.raises(KeyStoreError, match="damaged"):
-        use(full)
+    after = full.copy()
+    for tables in (
+        ("strongroom_keys",),
+        ("strongroom_wrapped",),
+        ("strongroom_keys", "strongroom_wrapped"),
+        ("strongroom_keysets", "strongroom_keys"),
+    ):
+        full.put_back({table: before[table] for table in tables})
+        with pytest.raises(KeyStoreError, match="damaged"):
+            use(full)
+        full.put_back(after)
+    use(full)
 
 
 @pytest.mark.parametrize("table", ["strongroom_keys", "strongroom_keysets"])
@@ -278,12 +298,12 @@ def test_rows_of_another_store(full: Place) -> None:
         store.create_keyset("other")
     foreign = other.copy()
     own = full.copy()
-    for table in TABLES[2:4]:
+    for table in TABLES[2:5]:
         full.put_back({table: foreign[table]})
         with pytest.raises(KeyStoreError, match="damaged"):
             use(full)
         full.put_back({table: own[table]})
-    full.put_back({t: foreign[t] for t in TABLES[2:4]})
+    full.put_back({t: foreign[t] for t in TABLES[2:5]})
     with pytest.raises(KeyStoreError, match="damaged"):
         use(full)
     full.put_back(own)
@@ -361,7 +381,8 @@ def test_flipped_bits_of_rows(victim: Victim) -> None:
     victim.path.write_bytes(victim.data)
     random = seeded()
     for table, column in (
-        (sql.KEYS, "wrapped"),
+        (sql.WRAPPED, "wrapped"),
+        (sql.WRAPPED, "mac"),
         (sql.KEYS, "mac"),
         (sql.KEYSETS, "digest"),
         (sql.MASTERS, "wrapped"),
@@ -419,30 +440,59 @@ def test_a_destroyed_key_is_gone_from_the_files(tmp_path: Path) -> None:
     """Not in the main file, not in the WAL: with keys enough for pages to split and merge."""
     place = Place(tmp_path)
     random = seeded()
-    with place.create() as store, place.open() as other:
-        for number in range(20):
+    gone: list[bytes] = []
+    with place.create() as store:
+        for number in range(15):
             store.create_keyset(f"tenant {number}")
-        for _ in range(150):
-            store.rotate(random.choice(store.keysets()), reason="x" * random.randrange(200))
-            other.keysets()
-        rows = place.sql("SELECT key_id, wrapped FROM strongroom_keys WHERE state <> 'active'")
-        random.shuffle(rows)
-        assert len(rows) == 150
-        gone = []
-        for key_id, wrapped in rows[:60]:
-            assert wrapped[21:] in files(tmp_path)
-            store.destroy_key(key_id, force=True, reason="x" * random.randrange(200))
-            gone.append(wrapped[21:])
-            data = files(tmp_path)
-            for blob in gone:
-                assert blob not in data
-                # Not a piece of it either.
-                assert blob[24:56] not in data
-        assert rows[60][1][21:] in data
+        names = store.keysets()
+        for _ in range(400):
+            if random.random() < 0.6:
+                reason = "x" * random.choice([0, 0, 5, 300, 1000])
+                store.rotate(random.choice(names), reason=reason)
+                continue
+            old = place.sql(
+                "SELECT k.key_id, wrapped FROM strongroom_keys k, strongroom_wrapped w "
+                "WHERE k.key_id = w.key_id AND state = 'deactivated'"
+            )
+            if old:
+                key_id, wrapped = random.choice(old)
+                assert wrapped in files(tmp_path)
+                store.destroy_key(key_id, force=True, reason="y" * random.choice([0, 5, 900]))
+                gone.append(wrapped)
+        data = files(tmp_path)
+        # Header [21] and then the box: nonce [24], wrapped key [32]; not a piece of it is left.
+        for wrapped in gone:
+            assert wrapped[21:45] not in data
+            assert wrapped[45:77] not in data
+        tenant = place.sql(
+            "SELECT wrapped FROM strongroom_keys k, strongroom_wrapped w "
+            "WHERE k.key_id = w.key_id AND keyset = 'tenant 7' AND state <> 'destroyed'"
+        )
         store.destroy_keyset("tenant 7")
-        for _, wrapped in place.sql("SELECT key_id, wrapped FROM strongroom_keys"):
-            assert wrapped == b"" or wrapped in files(tmp_path)
+        data = files(tmp_path)
+        assert not any(wrapped[45:77] in data for (wrapped,) in tenant)
         store.check()
+    assert len(gone) > 80
+
+
+def test_destroying_beside_a_reader(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with place.create(busy_timeout=0.2) as store:
+        key = store.get_current_key()
+        store.rotate()
+        ((wrapped,),) = place.sql("SELECT wrapped FROM strongroom_wrapped WHERE key_id = ?", key.id)
+        reader = sqlite3.connect(place.path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM strongroom_store").fetchall()
+        with pytest.raises(KeyStoreBusyError, match="erase_deleted"):
+            store.destroy_key(key.id, force=True)
+        assert store.get_key(key.id).state == "destroyed"
+        assert wrapped in files(tmp_path)
+        with pytest.raises(KeyStoreBusyError, match="erase_deleted"):
+            store.erase_deleted()
+        reader.close()
+        store.erase_deleted()
+        assert wrapped[45:77] not in files(tmp_path)
 
 
 def files(directory: Path) -> bytes:

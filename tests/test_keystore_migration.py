@@ -57,7 +57,7 @@ def _make_old(place: Place, store: KeyStore) -> None:
         row["mac"] = rows.row_mac(store._root, name, list(row.values())[:-1])
 
     tables = {table.name: old_rows(table.name) for table in OLD}
-    for name in (sql.MASTERS.name, sql.KEYS.name, sql.USES.name):
+    for name in (sql.MASTERS.name, sql.KEYS.name, sql.WRAPPED.name, sql.USES.name):
         for row in tables[name]:
             seal(name, row)
     for head in tables[sql.KEYSETS.name]:

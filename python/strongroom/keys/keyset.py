@@ -16,7 +16,7 @@ from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
 from strongroom.keys import sql
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import moment
-from strongroom.keys.rows import KeyRow, KeysetRow, damaged, digest, sealed, verified
+from strongroom.keys.rows import KeyRow, KeysetRow, WrappedRow, damaged, digest, sealed, verified
 from strongroom.keys.states import (
     ACTIVE,
     COMPROMISED,
@@ -70,18 +70,20 @@ class Keyset:
     Attributes:
         head: The head row.
         keys: The key rows by key id, in key id order.
+        wrapped: The wrapped keys by key id; of destroyed ones, zeros.
     """
 
-    __slots__ = ("head", "keys")
+    __slots__ = ("head", "keys", "wrapped")
 
-    def __init__(self, head: KeysetRow, keys: dict[str, KeyRow]) -> None:
+    def __init__(self, head: KeysetRow, keys: dict[str, KeyRow], wrapped: dict[str, bytes]) -> None:
         self.head = head
         self.keys = keys
+        self.wrapped = wrapped
 
     @classmethod
     def new(cls, name: str, purpose: str, policy: str, now: int) -> Keyset:
         """Return a keyset without keys that isn't in a store yet (generation 0)."""
-        return cls(KeysetRow(name, purpose, "", 0, b"", policy, now, 0), {})
+        return cls(KeysetRow(name, purpose, "", 0, b"", policy, now, 0), {}, {})
 
     @property
     def primary(self) -> KeyRow | None:
@@ -116,8 +118,8 @@ class Keyset:
                 f"keyset {self.head.name!r} was destroyed on {moment(self.head.destroyed):%Y-%m-%d}"
             )
         version = max((row.version for row in self.keys.values()), default=0) + 1
-        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "", wrapped)
-        return self._with(row)
+        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "")
+        return self._with(row, wrapped=wrapped)
 
     def activated(self, key_id: str, now: int, reason: str = "") -> Keyset:
         """Return the keyset with this key as its primary, and the old primary deactivated."""
@@ -169,11 +171,14 @@ class Keyset:
         if row.state == ACTIVE:
             raise self._refused(row, DESTROYED, "it is the primary: rotate first")
         self._allowed(row, DESTROYED)
-        return self._with(row._replace(state=DESTROYED, since=now, reason=reason, wrapped=b""))
+        return self._with(
+            row._replace(state=DESTROYED, since=now, reason=reason),
+            wrapped=bytes(len(self.wrapped[key_id])),
+        )
 
     def with_policy(self, policy: str) -> Keyset:
         """Return the keyset with another policy."""
-        return Keyset(self.head._replace(policy=policy), self.keys)
+        return Keyset(self.head._replace(policy=policy), self.keys, self.wrapped)
 
     def all_destroyed(self, now: int, reason: str) -> Keyset:
         """Return the keyset with all keys destroyed, its primary too, and marked as destroyed."""
@@ -184,12 +189,12 @@ class Keyset:
                 state=DESTROYED,
                 since=now,
                 reason=reason,
-                wrapped=b"",
                 deactivated=now if row.state == ACTIVE else row.deactivated,
             )
             for key_id, row in self.keys.items()
         }
-        return Keyset(self.head._replace(primary_id="", destroyed=now), keys)
+        zeros = {key_id: bytes(len(data)) for key_id, data in self.wrapped.items()}
+        return Keyset(self.head._replace(primary_id="", destroyed=now), keys, zeros)
 
     def _left(self, key_id: str, state: str, now: int, reason: str) -> Keyset:
         row = self.key(key_id)
@@ -201,9 +206,13 @@ class Keyset:
             primary_id=primary_id,
         )
 
-    def _with(self, row: KeyRow, primary_id: str | None = None) -> Keyset:
+    def _with(
+        self, row: KeyRow, *, primary_id: str | None = None, wrapped: bytes | None = None
+    ) -> Keyset:
         head = self.head if primary_id is None else self.head._replace(primary_id=primary_id)
-        return Keyset(head, dict(sorted({**self.keys, row.key_id: row}.items())))
+        keys = dict(sorted({**self.keys, row.key_id: row}.items()))
+        material = self.wrapped if wrapped is None else {**self.wrapped, row.key_id: wrapped}
+        return Keyset(head, keys, material)
 
     def _allowed(self, row: KeyRow, state: str) -> None:
         if not may_become(row.state, state):
@@ -329,6 +338,12 @@ def save(
         transaction.execute(sql.UPDATE_KEY, (*row, row.key_id))
     for row in sorted(added, key=lambda row: row.version):
         transaction.execute(sql.INSERT_KEY, row)
+    for key_id, data in after.wrapped.items():
+        wrapped = WrappedRow(key_id, data)
+        if key_id not in known:
+            transaction.execute(sql.INSERT_WRAPPED, sealed(root, wrapped))
+        elif before and before.wrapped[key_id] != data:
+            transaction.execute(sql.UPDATE_WRAPPED, (*sealed(root, wrapped), key_id))
     head = sealed(
         root,
         after.head._replace(generation=after.head.generation + 1, digest=digest(keys.values())),
@@ -337,15 +352,24 @@ def save(
         transaction.execute(sql.UPDATE_KEYSET, (*head, head.name))
     else:
         transaction.execute(sql.INSERT_KEYSET, head)
-    return Keyset(head, keys)
+    return Keyset(head, keys, after.wrapped)
 
 
 def _verified(
     root: _native.MemoryLockedKey, head_values: Sequence[Any], key_values: Sequence[Sequence[Any]]
 ) -> Keyset:
     head = verified(root, KeysetRow, head_values)
-    rows = sorted((verified(root, KeyRow, v) for v in key_values), key=lambda row: row.key_id)
-    keyset = Keyset(head, {row.key_id: row for row in rows})
+    width = len(sql.KEYS.columns)
+    pairs = sorted(
+        (verified(root, KeyRow, v[:width]), verified(root, WrappedRow, v[width:]))
+        for v in key_values
+    )
+    rows = [row for row, _ in pairs]
+    keyset = Keyset(
+        head,
+        {row.key_id: row for row in rows},
+        {wrapped.key_id: wrapped.wrapped for _, wrapped in pairs},
+    )
     active = [row.key_id for row in rows if row.state == ACTIVE]
     if (
         digest(rows) != head.digest
@@ -354,6 +378,10 @@ def _verified(
         or active != ([head.primary_id] if head.primary_id else [])
     ):
         raise damaged(f"the keys of keyset {head.name!r} are not those that its head names")
+    for row in rows:
+        # A destroyed key's bytes that were put back authenticate, by themselves.
+        if any(keyset.wrapped[row.key_id]) != STATES[row.state].has_material:
+            raise damaged(f"the bytes of key {row.key_id} don't fit its state")
     return keyset
 
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from strongroom import _native
 from strongroom.errors import DecryptionError
 from strongroom.keys.keyset import Keyset
-from strongroom.keys.rows import KeyRow, damaged
+from strongroom.keys.rows import damaged
 from strongroom.keys.states import STATES
 from strongroom.masters import wrapped
 
@@ -48,14 +48,16 @@ class Material:
             known = self._keysets.get(name, {})
         opened: dict[str, _native.MemoryLockedKey] = {}
         entries: dict[bytes, _native.MemoryLockedKey] = {}
+        root_id = self._root.key_id
         for row in keyset.keys.values():
             if not STATES[row.state].decrypts_if_allowed:
                 continue
-            entry = _entry(self._root.key_id, row)
+            data = keyset.wrapped[row.key_id]
+            entry = _entry(root_id, row.key_id, data)
             key = known.get(entry)
             if key is None:
                 self.misses += 1
-                key = self._open(row)
+                key = self._open(row.key_id, data)
             else:
                 self.hits += 1
             opened[row.key_id] = entries[entry] = key
@@ -76,9 +78,7 @@ class Material:
         """
         for row in keyset.keys.values():
             if STATES[row.state].has_material:
-                self._open(row).destroy()
-            elif row.wrapped:
-                raise damaged(f"the destroyed key {row.key_id} has bytes")
+                self._open(row.key_id, keyset.wrapped[row.key_id]).destroy()
 
     def forget(self, name: str) -> None:
         """Forget the keys of a keyset."""
@@ -90,11 +90,11 @@ class Material:
         with self._lock:
             self._keysets.clear()
 
-    def _open(self, row: KeyRow) -> _native.MemoryLockedKey:
+    def _open(self, key_id: str, data: bytes) -> _native.MemoryLockedKey:
         try:
-            return wrapped.open_software(self._root, row.wrapped, row.key_id)
+            return wrapped.open_software(self._root, data, key_id)
         except (DecryptionError, ValueError):
-            raise damaged(f"the wrapped key {row.key_id} does not open") from None
+            raise damaged(f"the wrapped key {key_id} does not open") from None
 
 
 def wrap_new(root: _native.MemoryLockedKey) -> tuple[str, bytes]:
@@ -103,6 +103,6 @@ def wrap_new(root: _native.MemoryLockedKey) -> tuple[str, bytes]:
         return key.key_id, wrapped.seal_software(root, key)
 
 
-def _entry(root_id: str, row: KeyRow) -> bytes:
-    # The id and the root's id have one length each, so the join has one reading.
-    return hashlib.sha256(root_id.encode() + row.key_id.encode() + row.wrapped).digest()
+def _entry(root_id: str, key_id: str, data: bytes) -> bytes:
+    # The ids have one length each, so the join has one reading.
+    return hashlib.sha256(root_id.encode() + key_id.encode() + data).digest()

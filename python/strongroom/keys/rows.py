@@ -25,6 +25,7 @@ __all__ = [
     "StoreRow",
     "UsageRow",
     "UseRow",
+    "WrappedRow",
     "damaged",
     "digest",
     "row_mac",
@@ -75,7 +76,7 @@ class KeysetRow(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A key. `wrapped` is kind 04 under the root, and empty once the key is destroyed."""
+    """A key, without its material."""
 
     key_id: str
     keyset: str
@@ -86,6 +87,13 @@ class KeyRow(NamedTuple):
     activated: int
     deactivated: int
     reason: str
+    mac: bytes = b""
+
+
+class WrappedRow(NamedTuple):
+    """A key's material: kind 04 under the root, and zeros once the key is destroyed."""
+
+    key_id: str
     wrapped: bytes
     mac: bytes = b""
 
@@ -110,13 +118,14 @@ class UsageRow(NamedTuple):
     mac: bytes = b""
 
 
-Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, UseRow, UsageRow)
+Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, WrappedRow, UseRow, UsageRow)
 
 _TABLES: dict[type, sql.Table] = {
     StoreRow: sql.STORE,
     MasterRow: sql.MASTERS,
     KeysetRow: sql.KEYSETS,
     KeyRow: sql.KEYS,
+    WrappedRow: sql.WRAPPED,
     UseRow: sql.USES,
     UsageRow: sql.USAGE,
 }

@@ -89,6 +89,17 @@ KEYS = Table(
         Column("activated", "int"),
         Column("deactivated", "int"),
         Column("reason", "text"),
+        Column("mac", "blob"),
+    ),
+)
+# The wrapped keys have a table of their own, because SQLite's secure_delete zeroes a deleted row
+# where it is, not the copies that were left in a page's free space when rows moved between pages.
+# Here none ever move: rows are appended, never deleted, and a destroyed key is overwritten by
+# zeros of the same length.
+WRAPPED = Table(
+    "strongroom_wrapped",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
         Column("wrapped", "blob"),
         Column("mac", "blob"),
     ),
@@ -116,7 +127,7 @@ USAGE = Table(
         Column("mac", "blob"),
     ),
 )
-TABLES = (STORE, MASTERS, KEYSETS, KEYS, USES, USAGE)
+TABLES = (STORE, MASTERS, KEYSETS, KEYS, WRAPPED, USES, USAGE)
 # The tables of older versions, for migrate.py.
 OLD_TABLES: dict[int, tuple[Table, ...]] = {}
 
@@ -177,10 +188,20 @@ INSERT_KEYSET = insert(KEYSETS)
 UPDATE_KEYSET = _update(KEYSETS)
 
 SELECT_KEYSET_OF_KEY = "SELECT keyset FROM strongroom_keys WHERE key_id = ?"
-SELECT_KEYS = _select(KEYS, "WHERE keyset = ?")
-SELECT_ALL_KEYS = _select(KEYS)
+_SELECT_WHOLE_KEYS = (
+    "SELECT "
+    + ", ".join(f"k.{c.name}" for c in KEYS.columns)
+    + ", "
+    + ", ".join(f"w.{c.name}" for c in WRAPPED.columns)
+    + " FROM strongroom_keys k LEFT JOIN strongroom_wrapped w ON w.key_id = k.key_id"
+)
+# The columns of a key, then those of its wrapping.
+SELECT_KEYS = f"{_SELECT_WHOLE_KEYS} WHERE k.keyset = ?"
+SELECT_ALL_KEYS = _SELECT_WHOLE_KEYS
 INSERT_KEY = insert(KEYS)
 UPDATE_KEY = _update(KEYS)
+INSERT_WRAPPED = insert(WRAPPED)
+UPDATE_WRAPPED = _update(WRAPPED)
 
 SELECT_USES = _select(USES, "WHERE key_id = ?")
 INSERT_USE = insert(USES)

@@ -51,6 +51,7 @@ class FileMasterKey:
         self.uri = f"file:{self.path}"
         self._key = _read(self.path)
         self._key_id = self._key.key_id
+        self._process = _native.process_generation()
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
@@ -110,7 +111,7 @@ class FileMasterKey:
             # A view, for the constructor wipes a bytearray, and this one is the caller's.
             with memoryview(key) as view, _native.MemoryLockedKey(view.toreadonly()) as handle:
                 return self.wrap(handle, context)
-        return _native.seal_key(self._key, "master", key, self._associated_data(context))
+        return _native.seal_key(self._usable(), "master", key, self._associated_data(context))
 
     def unwrap(self, blob: bytes, context: str) -> _native.MemoryLockedKey:
         """Unwrap what `wrap` gave, under the same context.
@@ -118,7 +119,14 @@ class FileMasterKey:
         Raises:
             DecryptionError: The blob or the context was changed, or another key wrapped it.
         """
-        return _native.open_key(self._key, "master", blob, self._associated_data(context))
+        return _native.open_key(self._usable(), "master", blob, self._associated_data(context))
+
+    def _usable(self) -> _native.MemoryLockedKey:
+        if self._process != _native.process_generation():
+            raise MasterKeyError(
+                "this master was opened before the process forked: open it again in the child"
+            )
+        return self._key
 
     def _associated_data(self, context: str) -> bytes:
         return wrapped.header(self.mechanism, self._key_id) + bytes.fromhex(context)
