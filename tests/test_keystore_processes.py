@@ -251,12 +251,12 @@ def test_a_forked_child_that_drops_everything(place: Place) -> None:
         inside.wait()
 
         def child() -> None:
-            # What closing and collecting in the child must not touch.
-            database = store._database
+            before = _open_files(place)
             store.close()
             store.__dict__.clear()
-            del database
             gc.collect()
+            # SQLite must not be called for an inherited connection, not even to close it.
+            assert _open_files(place) == before
 
         in_a_child(child)
         # The lock still is the parent's.
@@ -269,6 +269,12 @@ def test_a_forked_child_that_drops_everything(place: Place) -> None:
         thread.join()
         assert store.rotate().generation == 2
         store.check()
+
+
+def _open_files(place: Place) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    names = [os.readlink(link) for link in links if link.is_symlink()]
+    return sum(name.startswith(str(place.path)) for name in names)
 
 
 def in_a_child(function: Any) -> None:
