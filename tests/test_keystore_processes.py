@@ -249,6 +249,8 @@ def test_a_forked_child_that_drops_everything(place: Place) -> None:
         thread = threading.Thread(target=hold)
         thread.start()
         inside.wait()
+        # A second connection, idle when the process forks.
+        store.list_keys()
 
         def child() -> None:
             before = _open_files(place)
