@@ -58,7 +58,7 @@ def _write(url: str, key_file: str, start: Any, stop: Any, results: Any) -> None
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_rotating_at_once(place: Place, method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     arguments = (place.url, place.master.path)
     place.create().close()
     start = context.Barrier(ROTATORS + WRITERS)
