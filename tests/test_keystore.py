@@ -412,6 +412,46 @@ def test_an_enforced_policy_ends_encryption_not_decryption(place: Place, clock: 
         assert cipher.decrypt(cipher.encrypt(b"value")) == b"value"
 
 
+def test_what_is_due(store: KeyStore, clock: Clock) -> None:
+    day = 86_400
+    assert store.due() == ([], [])
+    assert store.stats()["days_to_next_rotation"] is None
+    store.create_keyset("p", policy=Policy(originator_seconds=30 * day, recipient_seconds=90 * day))
+    first = store.get_current_key("p")
+    clock.seconds += 29 * day
+    assert store.due() == ([], [])
+    assert store.stats()["days_to_next_rotation"] == pytest.approx(1)
+    clock.seconds += 1 * day
+    assert store.due() == (["p"], [])
+    store.rotate("p", if_due=True)
+    assert store.due() == ([], [])
+    clock.seconds += 60 * day
+    assert store.due() == (["p"], [first])
+    store.rotate("p")
+    store.destroy_key(first.id, force=True)
+    assert store.due() == ([], [])
+    stats = store.stats()
+    assert (stats["keysets"], stats["keys_active"], stats["keys_deactivated"]) == (2, 2, 1)
+    assert (stats["keys_destroyed"], stats["keys_pre_active"], stats["due_rotations"]) == (1, 0, 0)
+
+
+def test_counts_of_calls(place: Place, tmp_path: Path) -> None:
+    place.create().close()
+    with place.open() as store:
+        before = store.stats()
+        cipher = VersionedEncryption(store)
+        for _ in range(1000):
+            cipher.encrypt(b"value")
+        after = store.stats()
+        assert after["master_calls"] == before["master_calls"]
+        assert after["cache_misses"] == 1
+        wrong = PassphraseMasterKey("wrong")
+        with pytest.raises(MasterKeyError):
+            KeyStore.open(place.url, wrong)
+        place.open().close()
+        assert store.stats()["master_calls"] == before["master_calls"] + 1  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     ("policy", "error"),
     [

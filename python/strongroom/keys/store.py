@@ -10,16 +10,18 @@ from strongroom.errors import KeyNotFoundError, KeyStoreError
 from strongroom.keys import database as databases
 from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
+from strongroom.keys import report, sql
 from strongroom.keys import root as roots
-from strongroom.keys import sql
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
 from strongroom.keys.lifecycle import Lifecycle, primary_of
 from strongroom.keys.material import wrap_new
 from strongroom.keys.policy import Policy
+from strongroom.keys.report import Due
 from strongroom.keys.root import MasterInfo
 from strongroom.keys.rows import MasterRow, StoreRow
+from strongroom.masters import wrapped
 from strongroom.masters.wrapped import MasterKeyProvider
 
 __all__ = ["KeyStore"]
@@ -273,6 +275,26 @@ class KeyStore(Lifecycle):
         found = self._load_all() if keyset is None else [self._load(keyset)]
         return [Key._of(row, k.head.purpose) for k in found for row in k.in_order()]
 
+    def due(self) -> Due:
+        """Return what the keysets' policies ask for now: rotations, re-encryptions."""
+        return report.due(self._load_all(), self._now())
+
+    def stats(self) -> dict[str, int | float | None]:
+        """Return figures for monitoring, from the whole database and of this process.
+
+        Returns:
+            `keysets`; `keys_` and each state; `due_rotations`, `due_reencryptions`;
+            `days_to_next_rotation`, None without policies; `cache_hits` and `cache_misses` of
+            unwrapped keys in this store; `master_calls` and `master_failures` of this process.
+        """
+        return {
+            **report.figures(self._load_all(), self._now()),
+            "cache_hits": self._material.hits,
+            "cache_misses": self._material.misses,
+            "master_calls": wrapped.COUNTS["calls"],
+            "master_failures": wrapped.COUNTS["failures"],
+        }
+
     # Keysets
 
     def create_keyset(
@@ -328,9 +350,9 @@ def _new_keyset(
     root: _native.MemoryLockedKey, name: str, purpose: str, policy: str, now: int
 ) -> Keyset:
     """Return a keyset with its first key, active, that isn't in the store yet."""
-    key_id, wrapped = wrap_new(root)
+    key_id, data = wrap_new(root)
     keyset = Keyset.new(name, purpose, policy, now)
-    return keyset.with_key(key_id, wrapped, now).activated(key_id, now)
+    return keyset.with_key(key_id, data, now).activated(key_id, now)
 
 
 def _has_key(key_id: str) -> Callable[[Transaction], bool]:

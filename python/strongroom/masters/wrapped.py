@@ -57,6 +57,9 @@ _BLOB_LENGTHS = {
     PASSPHRASE: (CLEAR_LENGTH + BOX_LENGTH, CLEAR_LENGTH + BOX_LENGTH),
 }
 
+# Calls to masters by this process, for statistics: two threads may count one for two.
+COUNTS = {"calls": 0, "failures": 0}
+
 
 @runtime_checkable
 class MasterKeyProvider(Protocol):
@@ -176,15 +179,18 @@ def wrap_with(master: MasterKeyProvider, key: _native.MemoryLockedKey) -> bytes:
     Raises:
         MasterKeyError: The master refused, or gave something that is no blob.
     """
+    COUNTS["calls"] += 1
     try:
         blob = bytes(master.wrap(key, key.key_id))
         data = header(getattr(master, "mechanism", SERVICE), master.key_id) + blob
         parse(data)
     except (StrongroomError, OSError) as error:
+        COUNTS["failures"] += 1
         if isinstance(error, FormatError):
             raise MasterKeyError(f"the master {_uri(master)} made no valid blob: {error}") from None
         raise
     except Exception as error:
+        COUNTS["failures"] += 1
         raise MasterKeyError(f"the master {_uri(master)} failed: {type(error).__name__}") from error
     return data
 
@@ -201,6 +207,7 @@ def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.
     mechanism, wrapping_id, blob = parse(data)
     if mechanism != getattr(master, "mechanism", SERVICE):
         raise MasterKeyError(f"the key was not wrapped by a master like {_uri(master)}")
+    COUNTS["calls"] += 1
     try:
         identify = getattr(master, "identify", None)
         own_id = master.key_id if identify is None else identify(blob)
@@ -214,10 +221,12 @@ def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.
             )
         key = master.unwrap(blob, key_id)
     except (StrongroomError, OSError) as error:
+        COUNTS["failures"] += 1
         if isinstance(error, KeyStoreError):
             raise MasterKeyError(f"the master {_uri(master)} failed: {error}") from error
         raise
     except Exception as error:
+        COUNTS["failures"] += 1
         raise MasterKeyError(f"the master {_uri(master)} failed: {type(error).__name__}") from error
     if not isinstance(key, _native.MemoryLockedKey):
         try:
