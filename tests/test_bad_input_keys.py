@@ -318,7 +318,7 @@ def cases() -> dict[str, tuple[bytes, set[str]]]:
 CASE_KEY = os.urandom(32)
 
 
-@pytest.mark.parametrize("wanted", ["re"])
+@pytest.mark.parametrize("wanted", ["re", "p"])
 def test_lengths_that_lie_cost_nothing(tmp_path: Path, wanted: str) -> None:
     expected = {}
     for name, (message, errors) in cases().items():
