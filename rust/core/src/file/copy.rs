@@ -225,7 +225,7 @@ pub fn encrypt(
     let source = Source::open(from)?;
     require_free(to, &source, overwrite)?;
     lock_shared(to.dir);
-    let target = Target::create(to.dir, to.name, PRIVATE)?;
+    let target = Target::create(to.dir, to.name, PRIVATE)?.expecting(source.len());
     let (header, key) = create(slots, associated_data)?;
     let bytes = header.to_bytes();
     seal_all(
@@ -263,7 +263,7 @@ pub fn decrypt(
     require_free(to, &source, overwrite)?;
     let message = open_message(&source, keys, associated_data)?;
     lock_shared(to.dir);
-    let target = Target::create(to.dir, to.name, PRIVATE)?;
+    let target = Target::create(to.dir, to.name, PRIVATE)?.expecting(message.plaintext);
     let write = |plain: &[u8], at| target.write_at(plain, at);
     open_all(
         &source,

@@ -7,6 +7,7 @@
 
 mod batch;
 mod copy;
+mod flush;
 mod place;
 mod reader;
 mod rewrap;

@@ -274,7 +274,7 @@ impl Locked {
     /// `tick` returns.
     pub fn write_anew(&self, place: Place<'_>, header: &Header, tick: Tick<'_>) -> Result<()> {
         lock_shared(place.dir);
-        let target = Target::create(place.dir, place.name, PRIVATE)?;
+        let target = Target::create(place.dir, place.name, PRIVATE)?.expecting(self.source.len());
         let header = header.to_bytes();
         target.write_at(&header, 0)?;
         let sealed = self.source.len() - self.start;
@@ -323,7 +323,7 @@ impl Locked {
         }
         let message = open_message(&self.source, keys, associated_data)?;
         lock_shared(place.dir);
-        let target = Target::create(place.dir, place.name, PRIVATE)?;
+        let target = Target::create(place.dir, place.name, PRIVATE)?.expecting(self.source.len());
         let (header, key) = create(&slots, associated_data)?;
         let header = header.to_bytes();
         let (ring, sealing) = (Ring::new(), Ring::new());

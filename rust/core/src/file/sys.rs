@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rustix::fs;
@@ -132,15 +132,25 @@ pub fn sync(fd: impl AsFd, what: Sync, done: u64, tick: Tick<'_>) -> Result<()> 
     let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).on(Side::Target)?;
     let (sender, answer) = mpsc::channel();
     let wait = move |fd: OwnedFd| retry_on_intr(|| sync_now(&fd, what));
-    let spawned = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("strongroom-sync".into())
         .spawn(move || {
             // Nobody listens any more after an interruption.
             let _ = sender.send(wait(fd));
-        });
-    if let Err(error) = spawned {
-        return Err(Error::Os(error));
-    }
+        })
+        .map_err(Error::Os)?;
+    await_answer(&answer, done, tick)
+}
+
+/// Waits for what another thread sends, looking for signals.
+///
+/// # Errors
+/// What it sends; what `tick` returns.
+pub fn await_answer(
+    answer: &Receiver<rustix::io::Result<()>>,
+    done: u64,
+    tick: Tick<'_>,
+) -> Result<()> {
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(result) => return result.on(Side::Target),

@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
+use super::flush::Flusher;
 use super::place::Place;
 use super::source::Source;
 use super::sys::{On, Side, Sync, Trouble, sync, write_at};
@@ -38,6 +39,7 @@ pub struct Target<D: AsFd> {
     name: CString,
     temporary: CString,
     file: Option<OwnedFd>,
+    flusher: Option<Flusher>,
     there: bool,
 }
 
@@ -60,6 +62,7 @@ impl<D: AsFd> Target<D> {
                         name: name.to_owned(),
                         temporary,
                         file,
+                        flusher: None,
                         there: true,
                     });
                 }
@@ -67,12 +70,22 @@ impl<D: AsFd> Target<D> {
         }
     }
 
+    /// Says how many bytes will be written: a long file is synced as it grows.
+    pub fn expecting(mut self, len: u64) -> Self {
+        self.flusher = Flusher::new(self.file(), len);
+        self
+    }
+
     /// Writes at an offset.
     ///
     /// # Errors
     /// The system's error.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        write_at(self.file(), bytes, offset).on(Side::Target)
+        write_at(self.file(), bytes, offset).on(Side::Target)?;
+        if let Some(flusher) = &self.flusher {
+            flusher.wrote(bytes.len() as u64);
+        }
+        Ok(())
     }
 
     /// The open file.
@@ -101,8 +114,19 @@ impl<D: AsFd> Target<D> {
     }
 
     /// Closes the file, to be published later: a group of files needs no descriptor each.
-    pub fn set_aside(&mut self) {
+    ///
+    /// # Errors
+    /// As [`Flusher::finish`].
+    pub fn set_aside(&mut self, tick: Tick<'_>) -> Result<()> {
+        self.end_flushing(0, tick)?;
         self.file = None;
+        Ok(())
+    }
+
+    fn end_flushing(&mut self, done: u64, tick: Tick<'_>) -> Result<()> {
+        self.flusher
+            .take()
+            .map_or(Ok(()), |flusher| flusher.finish(done, tick))
     }
 
     /// Syncs the file, gives it its name and syncs the directory.
@@ -112,6 +136,7 @@ impl<D: AsFd> Target<D> {
     /// error; what `tick` returns. Nothing is left under either name then, but for what stood
     /// under the target's name before and was replaced.
     pub fn finish(mut self, overwrite: bool, done: u64, tick: Tick<'_>) -> Result<()> {
+        self.end_flushing(done, tick)?;
         sync(self.file(), Sync::One, done, tick)?;
         self.publish(overwrite)?;
         self.sync_name(done, tick).inspect_err(|_| {
