@@ -597,3 +597,21 @@ def test_number_of_threads():
         strongroom.set_num_threads(None)
     assert strongroom.num_threads() == default
     assert strongroom.CHUNK_SIZE == 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (b"SR\x02\x04\xff" + bytes(17), UnsupportedVersionError),
+        (b"SR\x02\x04\x00" + bytes(17), FormatError),
+        (b"SR\x02\x04\x01" + bytes(16 + 61), FormatError),
+        (b"SR\x02\x04\x04" + bytes(16), FormatError),
+        (b"SR\x02\x04\x04" + bytes(16 + 2049), FormatError),
+        (b"SR\x02\x03" + bytes(65_585 - 4), FormatError),
+        (b"SR\x02\x03" + bytes(47 - 4), FormatError),
+        (b"SR\x02\x01" + bytes(91 - 4), FormatError),
+    ],
+)
+def test_inspect_is_as_strict_as_a_reader(message, error):
+    with pytest.raises(error):
+        strongroom.inspect(message)

@@ -70,7 +70,7 @@ def inspect(data_or_path: Buffer | str | os.PathLike[str]) -> MessageInfo:
 
     Args:
         data_or_path: A whole message as a buffer, or the path of a file (str or PathLike) of
-            which at most 65,589 bytes are read.
+            which at most 65,645 bytes are read.
 
     Returns:
         Kind, version, key ids, lengths and slots: as written there, not authenticated.

@@ -19,5 +19,6 @@ pub mod record;
 pub mod secret;
 pub mod slot;
 pub mod stream;
+pub mod wrapped;
 
 pub use error::{Error, Result};

@@ -91,6 +91,9 @@ pub const ARGON2_MEMORY_MAX_KIB: u32 = 1 << 20;
 /// The sum of memory (KiB) x passes over all passphrase slots of one message.
 pub const ARGON2_COST_MAX: u64 = 1 << 22;
 
+/// The longest plaintext of a token's message.
+pub const TOKEN_PLAINTEXT_MAX: usize = 65_536;
+
 /// Preamble, mechanism, id of the wrapping key.
 pub const WRAPPED_HEADER_LEN: usize = PREAMBLE_LEN + 1 + KEY_ID_LEN;
 

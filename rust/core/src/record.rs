@@ -85,6 +85,26 @@ pub fn check_plaintext_len(len: usize) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a length that no record has.
+///
+/// # Errors
+/// [`Error::Format`].
+#[inline]
+pub fn check_len(len: u64) -> Result<()> {
+    if len < RECORD_OVERHEAD as u64 {
+        return Err(Error::Format(format!(
+            "the record ends after {len} bytes, the shortest has {RECORD_OVERHEAD}"
+        )));
+    }
+    let longest = (RECORD_OVERHEAD + RECORD_PLAINTEXT_MAX) as u64;
+    if len > longest {
+        return Err(Error::Format(format!(
+            "the record has {len} bytes, the longest has {longest}"
+        )));
+    }
+    Ok(())
+}
+
 /// Key id of a whole record, its structure checked.
 ///
 /// # Errors
@@ -95,19 +115,7 @@ pub fn parse(message: &[u8]) -> Result<KeyId> {
     if kind != KIND_RECORD {
         return Err(wrong_kind(kind, "a record (01)"));
     }
-    if message.len() < RECORD_OVERHEAD {
-        return Err(Error::Format(format!(
-            "the record ends after {} bytes, the shortest has {RECORD_OVERHEAD}",
-            message.len()
-        )));
-    }
-    if message.len() > RECORD_OVERHEAD + RECORD_PLAINTEXT_MAX {
-        return Err(Error::Format(format!(
-            "the record has {} bytes, the longest has {}",
-            message.len(),
-            RECORD_OVERHEAD + RECORD_PLAINTEXT_MAX
-        )));
-    }
+    check_len(message.len() as u64)?;
     let id = &message[PREAMBLE_LEN..RECORD_HEADER_LEN];
     Ok(id.try_into().expect("20 - 4 is 16"))
 }

@@ -12,6 +12,7 @@ use crate::params::{
 };
 use crate::secret::Secret;
 use crate::stream::Prefix;
+use crate::wrapped::{MECHANISM_PASSPHRASE, WrappedKey};
 
 /// One slot as it stands in a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +157,10 @@ impl Slot {
             SLOT_MASTER if body.len() > SLOT_MASTER_FIXED_LEN => {
                 let wrapped = &body[KEY_ID_LEN + 2..body.len() - KEY_BOX_LEN];
                 let stated = u16::from_be_bytes([body[KEY_ID_LEN], body[KEY_ID_LEN + 1]]);
-                if usize::from(stated) != wrapped.len() {
+                let allowed = usize::from(stated) == wrapped.len()
+                    && WrappedKey::parse(wrapped)
+                        .is_ok_and(|wrapped| wrapped.mechanism != MECHANISM_PASSPHRASE);
+                if !allowed {
                     return Content::Other;
                 }
                 Content::Master {

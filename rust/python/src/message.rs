@@ -6,10 +6,12 @@ use strongroom_core::envelope::Header;
 use strongroom_core::error::hex;
 use strongroom_core::params::{
     BOX_NONCE_LEN, GCM_NONCE_LEN, KIND_ENVELOPE, KIND_RECORD, KIND_TOKEN, KIND_WRAPPED_KEY,
-    PREAMBLE_LEN, RECORD_HEADER_LEN, RECORD_OVERHEAD, TAG_LEN, WRAPPED_HEADER_LEN,
+    PREAMBLE_LEN, RECORD_HEADER_LEN, RECORD_OVERHEAD, TAG_LEN, TOKEN_PLAINTEXT_MAX,
+    WRAPPED_HEADER_LEN,
 };
 use strongroom_core::record::{kind, wrong_kind};
 use strongroom_core::slot::Content;
+use strongroom_core::wrapped::WrappedKey;
 use strongroom_core::{Error, record, stream};
 
 use crate::buf::Input;
@@ -19,7 +21,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(parse_message, m)?)
 }
 
-/// Takes a message apart: the whole of it, or for an envelope its first bytes (at most 65,589 are
+/// Takes a message apart: the whole of it, or for an envelope its first bytes (at most 65,645 are
 /// needed) with the length of the whole.
 #[pyfunction]
 #[pyo3(signature = (data, length=None))]
@@ -38,9 +40,8 @@ fn parse_message<'py>(
     match kind {
         KIND_RECORD => {
             // Only the head of a long record may be here: its length is checked as given.
-            if length == bytes.len() as u64 {
-                record::parse(bytes).or_raise(py)?;
-            } else if bytes.len() < RECORD_HEADER_LEN + BOX_NONCE_LEN {
+            record::check_len(length).or_raise(py)?;
+            if bytes.len() < RECORD_HEADER_LEN + BOX_NONCE_LEN {
                 return short(py, "record", bytes.len());
             }
             let id = &bytes[PREAMBLE_LEN..RECORD_HEADER_LEN];
@@ -71,6 +72,13 @@ fn parse_message<'py>(
             if length < (head + TAG_LEN) as u64 || bytes.len() < head {
                 return short(py, "message of a token", bytes.len());
             }
+            let longest = (head + TOKEN_PLAINTEXT_MAX + TAG_LEN) as u64;
+            if length > longest {
+                return Err(Error::Format(format!(
+                    "the message of a token has {length} bytes, the longest has {longest}"
+                )))
+                .or_raise(py);
+            }
             parsed.set_item("kind", "token")?;
             parsed.set_item("key_ids", [hex(&bytes[PREAMBLE_LEN..RECORD_HEADER_LEN])])?;
             parsed.set_item("salt", PyBytes::new(py, &bytes[RECORD_HEADER_LEN..head]))?;
@@ -78,15 +86,13 @@ fn parse_message<'py>(
             parsed.set_item("plaintext_length", length - (head + TAG_LEN) as u64)?;
         }
         KIND_WRAPPED_KEY => {
-            if bytes.len() <= WRAPPED_HEADER_LEN {
+            if length != bytes.len() as u64 {
                 return short(py, "wrapped key", bytes.len());
             }
+            let wrapped = WrappedKey::parse(bytes).or_raise(py)?;
             parsed.set_item("kind", "wrapped key")?;
-            parsed.set_item("mechanism", bytes[PREAMBLE_LEN])?;
-            parsed.set_item(
-                "key_ids",
-                [hex(&bytes[PREAMBLE_LEN + 1..WRAPPED_HEADER_LEN])],
-            )?;
+            parsed.set_item("mechanism", wrapped.mechanism)?;
+            parsed.set_item("key_ids", [hex(&wrapped.wrapping_id)])?;
             parsed.set_item("header_length", WRAPPED_HEADER_LEN)?;
         }
         other => return Err(wrong_kind(other, "a message")).or_raise(py),
