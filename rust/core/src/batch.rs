@@ -129,7 +129,7 @@ pub fn open_packed(
         |(piece, (messages, out))| {
             let pairs = messages.chunks_exact(each).zip(out.chunks_exact_mut(size));
             for (number, (message, out)) in pairs.enumerate() {
-                record::open(key, associated_data, message, out)
+                record::open_in_batch(key, associated_data, message, out)
                     .map_err(|error| at_index(error, piece * records + number))?;
             }
             Ok(out.len() as u64)

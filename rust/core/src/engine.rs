@@ -51,7 +51,7 @@ pub enum Engine {
 pub struct Choice {
     /// Engine of streams and of records above [`Choice::small_record_max`].
     pub engine: Engine,
-    /// Records up to this many bytes go to [`Engine::AesGcm`].
+    /// Records of fewer bytes go to [`Engine::AesGcm`].
     pub small_record_max: usize,
     /// Forced by `STRONGROOM_ENGINE`.
     pub forced: bool,
@@ -93,7 +93,7 @@ impl Engine {
     #[inline]
     pub fn for_record(len: usize) -> Self {
         let choice = choice();
-        if len <= choice.small_record_max {
+        if len < choice.small_record_max {
             Engine::AesGcm
         } else {
             choice.engine

@@ -11,7 +11,7 @@ use crate::params::{
     SLOTS_MAX, STREAM_PREFIX_LEN, TAG_LEN,
 };
 use crate::record::{check_associated_data, kind, wrong_kind};
-use crate::secret::{Secret, scrub_stack};
+use crate::secret::Secret;
 use crate::slot::{Content, PassphraseParams, Slot, seal_body};
 use crate::stream::{self, Prefix, StreamKey};
 
@@ -274,7 +274,6 @@ pub fn open_header(
         };
         let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
         if let Ok(stream) = StreamKey::open(engine, dek.expose()?, &header.prefix, &context) {
-            scrub_stack();
             return Ok(Opened {
                 stream,
                 dek,
@@ -412,7 +411,6 @@ pub fn create(
         .iter()
         .map(|slot| slot.body(dek.expose()?, &prefix))
         .collect::<Result<Vec<_>>>()?;
-    scrub_stack();
     // As long as the slot that a rewrap replaces, and it replaces no passphrase's while it has
     // another; `min_by_key` gives the first of equals.
     let spare = slots

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kc_xaes::BoxKey;
 use crate::kdf;
 use crate::params::{KEY_ID_LEN, KEY_LEN};
-use crate::secret::{self, Secret, SharedBytes};
+use crate::secret::{self, Secret, SharedBytes, scrubbed};
 
 /// A key's public name.
 pub type KeyId = [u8; KEY_ID_LEN];
@@ -90,9 +90,10 @@ impl Material {
         if let Some(ready) = cell.get() {
             return ready.expose();
         }
-        let key = self.key.expose()?;
-        let made = Secret::new(BoxKey::new(&kdf::derive::<KEY_LEN>(key, label.name())))?;
-        secret::scrub_stack();
+        let made = scrubbed(|| {
+            let key = self.key.expose()?;
+            Secret::make(|| BoxKey::new(&kdf::derive::<KEY_LEN>(key, label.name())))
+        })?;
         // Two threads may both have made it; one is kept and the other wiped.
         let _ = cell.set(made);
         cell.get()
@@ -105,7 +106,7 @@ impl Material {
     /// # Errors
     /// [`Error::Forked`].
     pub fn derive<const N: usize>(&self, label: &str) -> Result<Zeroizing<[u8; N]>> {
-        Ok(kdf::derive::<N>(self.key.expose()?, label))
+        scrubbed(|| Ok(kdf::derive::<N>(self.key.expose()?, label)))
     }
 }
 
@@ -141,8 +142,7 @@ impl KeyHandle {
     /// # Errors
     /// [`Error::Forked`].
     pub fn from_secret(key: Secret<[u8; KEY_LEN]>) -> Result<Self> {
-        let id = kdf::key_id(key.expose()?);
-        secret::scrub_stack();
+        let id = scrubbed(|| key.expose().map(kdf::key_id))?;
         Ok(Self {
             id,
             generation: secret::generation(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
 use crate::params::{CHUNK_LEN, PARALLEL_MIN, PIECE_CHUNKS, PIECE_LEN, WIRE_CHUNK_LEN};
-use crate::secret::ForkLocal;
+use crate::secret::{ForkLocal, scrubbed};
 use crate::stream::StreamKey;
 
 /// The most threads that may be asked for.
@@ -205,17 +205,19 @@ where
     }
 
     fn help(&self) {
-        while self.step() {}
+        scrubbed(|| while self.step() {});
     }
 
     /// Takes part until nothing is left.
     pub fn lead(&self, tick: Tick<'_>) {
-        while self.step() {
-            if let Err(error) = tick(self.done.load(Ordering::Relaxed)) {
-                // Before any error of a piece: the caller asked first.
-                self.fail(0, error);
+        scrubbed(|| {
+            while self.step() {
+                if let Err(error) = tick(self.done.load(Ordering::Relaxed)) {
+                    // Before any error of a piece: the caller asked first.
+                    self.fail(0, error);
+                }
             }
-        }
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use crate::params::{
     RECORD_HEADER_LEN, RECORD_OVERHEAD, RECORD_PLAINTEXT_MAX,
 };
 use crate::random;
+use crate::secret::{scrubbed, scrubbed_shallow};
 
 /// Associated data up to this length is joined to the header on the stack.
 const INLINE_AD: usize = 236;
@@ -136,7 +137,9 @@ pub fn seal(
     check_associated_data(associated_data)?;
     key.spend(1)?;
     let nonce = random::nonce24()?;
-    seal_with(key, key_id, &nonce, associated_data, plaintext, out);
+    after_use(Engine::for_record(plaintext.len()), || {
+        seal_with(key, key_id, &nonce, associated_data, plaintext, out);
+    });
     Ok(())
 }
 
@@ -166,11 +169,38 @@ pub(crate) fn seal_with(
 /// [`Error::Decryption`], [`Error::Limit`]; `out` is zeros then.
 #[inline]
 pub fn open(key: &BoxKey, associated_data: &[u8], message: &[u8], out: &mut [u8]) -> Result<()> {
+    after_use(Engine::for_record(out.len()), || {
+        open_in_batch(key, associated_data, message, out)
+    })
+}
+
+/// [`open`] without the scrubbing of the stack, which a batch does once.
+///
+/// # Errors
+/// As [`open`].
+#[inline]
+pub fn open_in_batch(
+    key: &BoxKey,
+    associated_data: &[u8],
+    message: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
     check_associated_data(associated_data)?;
     let (header, sealed) = message.split_at(RECORD_HEADER_LEN);
     with_header(header, associated_data, |joined| {
         key.open_box(Engine::for_record(out.len()), joined, sealed, out)
     })
+}
+
+/// Runs `work` with `engine`, and wipes what it leaves on the stack: the round keys of this key and
+/// of the record's.
+#[inline]
+fn after_use<R>(engine: Engine, work: impl FnOnce() -> R) -> R {
+    match engine {
+        // Its own copies are on the heap, and it wipes them.
+        Engine::AwsLc => scrubbed_shallow(work),
+        Engine::AesGcm => scrubbed(work),
+    }
 }
 
 /// Calls `with` with header | associated data.

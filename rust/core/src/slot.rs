@@ -10,7 +10,7 @@ use crate::params::{
     SLOT_EMPTY, SLOT_HEADER_LEN, SLOT_KEYSET, SLOT_KEYSET_LEN, SLOT_MASTER, SLOT_MASTER_FIXED_LEN,
     SLOT_PASSPHRASE, SLOT_PASSPHRASE_LEN,
 };
-use crate::secret::Secret;
+use crate::secret::{Secret, scrubbed};
 use crate::stream::Prefix;
 use crate::wrapped::{MECHANISM_PASSPHRASE, WrappedKey};
 
@@ -188,7 +188,7 @@ impl Slot {
         let dek = Secret::<[u8; KEY_LEN]>::new_with(|dek| {
             let associated_data = binding(self.kind, clear, prefix);
             let engine = Engine::for_record(KEY_LEN);
-            opened = wrap_key.open_box(engine, &associated_data, sealed, dek);
+            opened = scrubbed(|| wrap_key.open_box(engine, &associated_data, sealed, dek));
         })?;
         opened.map(|()| dek)
     }
@@ -209,7 +209,7 @@ pub fn seal_body(
     body[..clear.len()].copy_from_slice(clear);
     let engine = Engine::for_record(KEY_LEN);
     let associated_data = binding(kind, clear, prefix);
-    wrap_key.seal_box(engine, &associated_data, dek, &mut body[clear.len()..])?;
+    scrubbed(|| wrap_key.seal_box(engine, &associated_data, dek, &mut body[clear.len()..]))?;
     Ok(body)
 }
 

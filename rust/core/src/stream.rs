@@ -15,13 +15,14 @@ use crate::params::{
     TAG_LEN, WIRE_CHUNK_LEN,
 };
 use crate::random;
+use crate::secret::{Secret, scrubbed};
 
 /// HKDF's info of Cobblestone-256 up to the salt.
 const INFO: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";
 
 /// Key and base nonce of one message. Not `Clone`: it serves one writer, once.
 pub struct StreamKey {
-    gcm: GcmKey,
+    gcm: Secret<GcmKey>,
     base_nonce: [u8; GCM_NONCE_LEN],
 }
 
@@ -65,7 +66,7 @@ impl StreamKey {
     ) -> Result<(Self, Prefix)> {
         let mut salt = [0; SALT_LEN];
         random::fill(&mut salt)?;
-        let (key, commitment) = Self::derive(engine, input_key, &salt, context);
+        let (key, commitment) = scrubbed(|| Self::derive(engine, input_key, &salt, context))?;
         Ok((key, Prefix { salt, commitment }))
     }
 
@@ -79,7 +80,8 @@ impl StreamKey {
         prefix: &Prefix,
         context: &[&[u8]],
     ) -> Result<Self> {
-        let (key, commitment) = Self::derive(engine, input_key, &prefix.salt, context);
+        let (key, commitment) =
+            scrubbed(|| Self::derive(engine, input_key, &prefix.salt, context))?;
         if bool::from(commitment[..].ct_eq(&prefix.commitment[..])) {
             Ok(key)
         } else {
@@ -92,7 +94,7 @@ impl StreamKey {
         input_key: &[u8; KEY_LEN],
         salt: &[u8; SALT_LEN],
         context: &[&[u8]],
-    ) -> (Self, [u8; COMMITMENT_LEN]) {
+    ) -> Result<(Self, [u8; COMMITMENT_LEN])> {
         let mut info = Vec::with_capacity(2 + context.len());
         info.extend_from_slice(&[INFO, &salt[..]]);
         info.extend_from_slice(context);
@@ -102,13 +104,13 @@ impl StreamKey {
         let (key, rest) = derived.split_first_chunk().expect("76 is 32, 12 and 32");
         let (base_nonce, commitment) = rest.split_first_chunk().expect("76 is 32, 12 and 32");
         let stream = Self {
-            gcm: GcmKey::new(engine, key),
+            gcm: Secret::make(|| GcmKey::new(engine, key))?,
             base_nonce: *base_nonce,
         };
-        (
+        Ok((
             stream,
             *commitment.first_chunk().expect("76 is 32, 12 and 32"),
-        )
+        ))
     }
 
     /// Seals chunk `index`; `out` is 16 bytes longer than `plaintext`.
@@ -121,7 +123,7 @@ impl StreamKey {
     pub fn seal_chunk(&self, index: u64, plaintext: &[u8], out: &mut [u8]) -> Result<()> {
         let nonce = self.nonce(index)?;
         let (ciphertext, tag) = out.split_at_mut(plaintext.len());
-        tag.copy_from_slice(&self.gcm.seal(&nonce, &[], plaintext, ciphertext));
+        tag.copy_from_slice(&self.gcm.expose()?.seal(&nonce, &[], plaintext, ciphertext));
         Ok(())
     }
 
@@ -135,7 +137,7 @@ impl StreamKey {
         let (ciphertext, tag) = sealed
             .split_last_chunk::<TAG_LEN>()
             .ok_or(Error::DECRYPTION)?;
-        self.gcm.open(&nonce, &[], ciphertext, tag, out)
+        self.gcm.expose()?.open(&nonce, &[], ciphertext, tag, out)
     }
 
     /// Seals the chunks of `plaintext` from chunk `first` on. All are full but, if `plaintext` is

@@ -330,7 +330,9 @@ pub fn decrypt_many<'py>(
         |piece| {
             for Work { index, key, item } in piece {
                 key.box_key(BoxLabel::Record)
-                    .and_then(|key| record::open(key, item.associated_data, item.input, item.out))
+                    .and_then(|key| {
+                        record::open_in_batch(key, item.associated_data, item.input, item.out)
+                    })
                     .map_err(|error| batch::at_index(error, index))?;
             }
             Ok(())

@@ -8,7 +8,7 @@ use strongroom_core::engine::Engine;
 use strongroom_core::kdf::{self, MAC_LEN};
 use strongroom_core::keys::{BoxLabel, KeyHandle};
 use strongroom_core::params::{KEY_BOX_LEN, KEY_LEN};
-use strongroom_core::secret::{Secret, scrub_stack};
+use strongroom_core::secret::{Secret, scrubbed};
 
 use crate::buf::{Input, new_bytes};
 use crate::errors::OrRaise;
@@ -47,11 +47,7 @@ fn seal_key<'py>(
         let box_key = wrapping.box_key(label).or_raise(py)?;
         let key = key.expose().or_raise(py)?;
         let engine = Engine::for_record(KEY_LEN);
-        box_key
-            .seal_box(engine, associated_data.as_slice(), key, out)
-            .or_raise(py)?;
-        scrub_stack();
-        Ok(())
+        scrubbed(|| box_key.seal_box(engine, associated_data.as_slice(), key, out)).or_raise(py)
     })
 }
 
@@ -81,11 +77,10 @@ fn open_key(
     let mut opened = Ok(());
     let key = Secret::<[u8; KEY_LEN]>::new_with(|out| {
         let engine = Engine::for_record(KEY_LEN);
-        opened = box_key.open_box(engine, associated_data.as_slice(), sealed, out);
+        opened = scrubbed(|| box_key.open_box(engine, associated_data.as_slice(), sealed, out));
     })
     .or_raise(py)?;
     opened.or_raise(py)?;
-    scrub_stack();
     Ok(MemoryLockedKey::wrap(
         KeyHandle::from_secret(key).or_raise(py)?,
     ))
@@ -134,6 +129,6 @@ fn mac<'py>(
     let data = Input::new(data, "data")?;
     let material = key.get().handle.material().or_raise(py)?;
     let mac_key = material.derive::<KEY_LEN>(label).or_raise(py)?;
-    let made = kdf::hmac_sha512(&mac_key[..], &[data.as_slice()]);
+    let made = scrubbed(|| kdf::hmac_sha512(&mac_key[..], &[data.as_slice()]));
     Ok(PyBytes::new(py, &made[..]))
 }

@@ -40,7 +40,7 @@ use crate::error::Error;
 pub use bytes::{SecretBytes, SharedBytes};
 pub use page::NoncePage;
 pub use process::{ForkLocal, generation};
-pub use scrub::scrub_stack;
+pub use scrub::{scrubbed, scrubbed_shallow};
 pub use status::{MemoryStatus, Policy, set_policy, status, take_warning};
 
 /// One value of `T` in the arena; dropped in place, then its memory is zeroed.
@@ -58,7 +58,7 @@ unsafe impl<T: Send> Send for Secret<T> {}
 unsafe impl<T: Sync> Sync for Secret<T> {}
 
 impl<T> Secret<T> {
-    /// Moves `value` into the arena and scrubs the stack that it came through.
+    /// Moves `value` into the arena. A copy of it may stay on the caller's stack: see [`scrubbed`].
     ///
     /// # Errors
     ///
@@ -67,8 +67,8 @@ impl<T> Secret<T> {
         Self::make(move || value)
     }
 
-    /// Runs `make` and keeps its result, which the compiler builds in the arena where it can; what
-    /// it left on the stack is overwritten.
+    /// Runs `make` and keeps its result, which the compiler builds in the arena where it can.
+    /// Copies may stay on the stack: see [`scrubbed`].
     ///
     /// # Errors
     ///
@@ -76,8 +76,7 @@ impl<T> Secret<T> {
     pub fn make(make: impl FnOnce() -> T) -> Result<Self, Error> {
         let allocation = Allocation::new(mem::size_of::<T>(), mem::align_of::<T>())?;
         // SAFETY: the allocation is fresh, of T's size and alignment, and nobody else's.
-        unsafe { write_result(allocation.as_ptr().cast::<T>(), make) };
-        scrub_stack();
+        unsafe { allocation.as_ptr().cast::<T>().write(make()) };
         Ok(Self {
             allocation,
             marker: PhantomData,
@@ -169,15 +168,4 @@ impl<T> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
     }
-}
-
-/// Its own frame, below which `scrub_stack` then writes.
-///
-/// # Safety
-///
-/// `place` is valid for a write of a `T`.
-#[inline(never)]
-unsafe fn write_result<T>(place: *mut T, make: impl FnOnce() -> T) {
-    // SAFETY: the caller's promise.
-    unsafe { place.write(make()) };
 }

@@ -1,0 +1,177 @@
+"""What test_memory_scan.py searches: uses keys through the public paths, and stops at checkpoints.
+
+Keys come from files, straight into bytearrays that are wiped. Run: memory_target.py SCENARIO FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+if sys.argv[1:2] == ["exit"]:
+    # Before the library is imported: such functions run in the reverse order. It sleeps for ever.
+    ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))
+
+from strongroom import (
+    DecryptionError,
+    MemoryLockedKey,
+    ParallelEncryption,
+    SecureBuffer,
+    SecureEncryption,
+    secure_key_context,
+)
+
+FOLDER = Path(sys.argv[2]) if __name__ == "__main__" else Path()
+LARGE = 1 << 20
+
+
+def checkpoint(name: str) -> None:
+    """Tells the scanner, and waits until it is done."""
+    os.write(1, name.encode() + b"\n")
+    os.read(0, 1)
+
+
+def raw_key(name: str = "key") -> bytearray:
+    """The key in a file, with no copy of it but the result."""
+    key = bytearray(32)
+    fd = os.open(FOLDER / name, os.O_RDONLY)
+    os.readv(fd, [key])
+    os.close(fd)
+    return key
+
+
+def records(key: MemoryLockedKey) -> None:
+    """Each call of SecureEncryption, with successes and failures."""
+    cipher = SecureEncryption(key)
+    for size in (0, 1, 100, 65_536, LARGE):
+        data = os.urandom(size)
+        message = cipher.encrypt(data, b"ad")
+        assert cipher.decrypt(message, b"ad") == data
+        out = bytearray(len(message))
+        cipher.encrypt_into(data, out)
+        cipher.decrypt_into(out, bytearray(size))
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt(message, b"other")
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt_into(message, bytearray(size), b"other")
+    messages = cipher.encrypt_many([b"x" * 256] * 1000)
+    cipher.decrypt_many(messages)
+    with contextlib.suppress(DecryptionError):
+        cipher.decrypt_many(messages, b"other")
+    packed = cipher.encrypt_packed(b"x" * 25_600, 256)
+    cipher.decrypt_packed(packed, 256)
+
+
+def envelopes(key: MemoryLockedKey) -> None:
+    """Each call of ParallelEncryption, with successes and failures; keeps one message in a file."""
+    cipher = ParallelEncryption(key)
+    for size in (0, 1, LARGE, 4 * LARGE):
+        data = bytes(size)
+        message = cipher.encrypt_large(data, b"ad")
+        assert cipher.decrypt_large(message, b"ad") == data
+        out = bytearray(len(message))
+        cipher.encrypt_large_into(data, out)
+        cipher.decrypt_large_into(out, bytearray(size))
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt_large(message, b"other")
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt_large(message[:-1] + b"\0", b"ad")
+    (FOLDER / "message").write_bytes(cipher.encrypt_large(os.urandom(100_000)))
+    cipher.decrypt_large((FOLDER / "message").read_bytes())
+
+
+def scenario_control() -> None:
+    """A copy on the heap that the scan must find."""
+    kept = raw_key()
+    checkpoint("alive")
+    kept[:] = bytes(32)
+    checkpoint("gone")
+
+
+def scenario_keys() -> None:
+    """Records and envelopes under one key."""
+    key = MemoryLockedKey(raw_key())
+    checkpoint("alive")
+    records(key)
+    checkpoint("records")
+    envelopes(key)
+    checkpoint("envelopes")
+    key.destroy()
+    checkpoint("gone")
+
+
+def scenario_record() -> None:
+    """One record after the other, with nothing after it that would overwrite its traces."""
+    cipher = SecureEncryption(MemoryLockedKey(raw_key()))
+    for name, size in (("small", 64), ("large", 65_536)):
+        message = cipher.encrypt(bytes(size))
+        (FOLDER / "record").write_bytes(message)
+        checkpoint(f"{name} encrypted")
+        cipher.decrypt(message)
+        checkpoint(f"{name} decrypted")
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt(message, b"other")
+        checkpoint(f"{name} refused")
+
+
+def scenario_deleted() -> None:
+    """The last reference goes, without destroy."""
+    key = MemoryLockedKey(raw_key())
+    records(key)
+    checkpoint("alive")
+    del key
+    checkpoint("gone")
+
+
+def scenario_contexts() -> None:
+    """Views and contexts, left by an exception too."""
+    with secure_key_context(raw_key()) as view:
+        SecureEncryption(view).encrypt(b"x")
+        checkpoint("alive")
+    for _ in range(50):
+        with contextlib.suppress(ZeroDivisionError), secure_key_context(raw_key()) as view:
+            assert len(view) == 32
+            1 / 0  # noqa: B018
+    with SecureBuffer(32) as buffer, (FOLDER / "key").open("rb", buffering=0) as file:
+        file.readinto(buffer.view())
+        copy = buffer.read()
+        copy[:] = bytes(32)
+        MemoryLockedKey(buffer.view()).destroy()
+    checkpoint("gone")
+
+
+def scenario_failing() -> None:
+    """Exceptions while a key is in use, their tracebacks kept."""
+    kept = []
+    for _ in range(50):
+        try:
+            with MemoryLockedKey(raw_key()) as key:
+                SecureEncryption(key).decrypt(SecureEncryption(key).encrypt(b"x"), b"other")
+        except DecryptionError as error:
+            kept.append(error)
+    checkpoint("gone")
+    assert len(kept) == 50
+
+
+def scenario_exit() -> None:
+    """Keys that are alive when the interpreter ends, in places that it does not clear."""
+    key = MemoryLockedKey(raw_key())
+    cipher = SecureEncryption(key)
+    cipher.encrypt(b"x")
+    # Never freed: one reference more than there are.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(cipher))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(key))
+    checkpoint("alive")
+
+
+def main() -> None:
+    """Runs the scenario that the command line names."""
+    os.read(0, 1)
+    globals()[f"scenario_{sys.argv[1]}"]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""No copy of a key outside the arena, seen from another process. Counts: docs/memory.md."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from independent import reader
+from memory_scanner import (
+    Hit,
+    Target,
+    dek_patterns,
+    key_patterns,
+    record_patterns,
+    regions,
+    scan,
+)
+
+ENGINES = ("aws-lc", "aes-gcm")
+BACKENDS = ("memfd_secret", "mlock")
+# The number of pause(2) on x86-64, as /proc/PID/syscall shows it.
+PAUSE = "34 "
+CONTEXT = bytes.fromhex("53520202")
+
+
+@pytest.fixture
+def key(tmp_path):
+    made = os.urandom(32)
+    (tmp_path / "key").write_bytes(made)
+    return made
+
+
+def find(target: Target, folder: Path, key: bytes) -> tuple[list[Hit], list[Hit]]:
+    """What is outside the arena, and what is inside."""
+    wanted = key_patterns("key", key)
+    if (folder / "record").exists():
+        wanted |= record_patterns("record", key, (folder / "record").read_bytes())
+    if (folder / "message").exists():
+        message = (folder / "message").read_bytes()
+        _, dek = reader.open_dek(message, keys=[key])
+        wanted |= dek_patterns("dek", dek, reader.parse_envelope(message).salt, CONTEXT)
+    hits = scan(target.pid, wanted)
+    return [h for h in hits if not h.region.is_arena], [h for h in hits if h.region.is_arena]
+
+
+def test_planted_copy_is_found(tmp_path, key):
+    with Target("control", tmp_path) as target:
+        target.wait_for("alive")
+        outside, _ = find(target, tmp_path, key)
+        assert {hit.what for hit in outside} == {"key", "key, first half", "key, second half"}
+        target.wait_for("gone")
+        assert find(target, tmp_path, key) == ([], [])
+
+
+SCENARIOS = {
+    "keys": ("alive", "records", "envelopes", "gone"),
+    "record": (
+        *("small encrypted", "small decrypted", "small refused"),
+        *("large encrypted", "large decrypted", "large refused"),
+    ),
+    "deleted": ("alive", "gone"),
+    "contexts": ("alive", "gone"),
+    "failing": ("gone",),
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_copy_outside_the_arena(tmp_path, key, scenario, engine, backend):
+    environment = {"STRONGROOM_ENGINE": engine, "STRONGROOM_MEMORY_BACKEND": backend}
+    with Target(scenario, tmp_path, **environment) as target:
+        for checkpoint in SCENARIOS[scenario]:
+            target.wait_for(checkpoint)
+            outside, inside = find(target, tmp_path, key)
+            assert outside == [], checkpoint
+            whole = [hit for hit in inside if hit.what == "key"]
+            if checkpoint == "gone":
+                assert inside == []
+            elif backend == "memfd_secret":
+                # Neither this process nor the kernel can read it.
+                assert inside == []
+            else:
+                # The key itself, and in `contexts` the copy that the view shows.
+                expected = 2 if scenario == "contexts" else 1
+                # A cipher made of a view has a key of its own until it is collected.
+                assert len(whole) == expected
+        assert target.finish() == 0
+
+
+def test_no_copy_after_the_end_of_the_interpreter(tmp_path, key):
+    with Target("exit", tmp_path, STRONGROOM_MEMORY_BACKEND="mlock") as target:
+        target.wait_for("alive")
+        outside, inside = find(target, tmp_path, key)
+        assert outside == []
+        assert inside
+        target.proceed()
+        # Its last function, after that of the library, is pause(2).
+        until = time.monotonic() + 30
+        while not Path(f"/proc/{target.pid}/syscall").read_text().startswith(PAUSE):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert find(target, tmp_path, key) == ([], [])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_flags_of_the_pages(tmp_path, key, backend):
+    with Target("deleted", tmp_path, STRONGROOM_MEMORY_BACKEND=backend) as target:
+        target.wait_for("alive")
+        arena = [region for region in regions(target.pid) if region.is_arena]
+        assert arena
+        for region in arena:
+            assert {"rd", "wr", "lo", "dd"} <= region.flags
+            assert ("dc" if "secretmem" in region.name else "wf") in region.flags
+        if backend == "memfd_secret":
+            assert any("secretmem" in region.name for region in arena)
