@@ -11,7 +11,7 @@ use strongroom_core::keys::{BoxLabel, KeyHandle, Material};
 use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
 use strongroom_core::{Error, parallel, record};
 
-use crate::buf::{Input, UnfilledBytes, new_bytes};
+use crate::buf::{Input, UnfilledBytes};
 use crate::cipher::{AssociatedData, detached_above, seal_envelope};
 use crate::errors::OrRaise;
 use crate::tick::Ticker;
@@ -367,95 +367,11 @@ pub fn map_many<'py>(
 const MAP_BLOCK: usize = 256;
 
 /// Says in the exception which item it was.
-fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
+pub fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
     if error.is_instance_of::<crate::errors::DecryptionError>(py) {
         let _ = error.value(py).setattr("index", index);
     } else if let Ok(add_note) = error.value(py).getattr("add_note") {
         let _ = add_note.call1((format!("in messages[{index}]"),));
     }
     error
-}
-
-fn check_size(size: usize) -> PyResult<()> {
-    if size == 0 {
-        return Err(PyValueError::new_err(
-            "size is 0: a packed record has 1 byte or more",
-        ));
-    }
-    Ok(())
-}
-
-/// Equal records, back to back.
-pub fn encrypt_packed<'py>(
-    py: Python<'py>,
-    key: &KeyHandle,
-    data: &Bound<'py, PyAny>,
-    size: usize,
-    associated_data: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let data = Input::new(data, "data")?;
-    let data = data.as_slice();
-    let associated_data = AssociatedData::new(associated_data)?;
-    let associated_data = associated_data.as_slice();
-    check_size(size)?;
-    record::check_plaintext_len(size).or_raise(py)?;
-    record::check_associated_data(associated_data).or_raise(py)?;
-    if !data.len().is_multiple_of(size) {
-        return Err(PyValueError::new_err(format!(
-            "data has {} bytes, no multiple of size ({size})",
-            data.len()
-        )));
-    }
-    let material = key.material().or_raise(py)?;
-    let len = batch::packed_len(data.len() / size, size).or_raise(py)?;
-    new_bytes(py, len, |out| {
-        let mut ticker = Ticker::new();
-        let sealed = detached_above(py, data.len(), || {
-            let box_key = material.box_key(BoxLabel::Record)?;
-            let tick: parallel::Tick<'_> = &mut |done| ticker.tick(done);
-            batch::seal_packed(box_key, &key.id(), size, associated_data, data, out, tick)
-        });
-        sealed.map_err(|error| ticker.into_py_err(py, error))
-    })
-}
-
-/// The plaintexts of equal records, back to back, all under `key`.
-pub fn decrypt_packed<'py>(
-    py: Python<'py>,
-    key: &KeyHandle,
-    data: &Bound<'py, PyAny>,
-    size: usize,
-    associated_data: Option<&Bound<'py, PyAny>>,
-    check: impl Fn(&[u8]) -> Result<(), Error> + Sync,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let data = Input::new(data, "data")?;
-    let data = data.as_slice();
-    let associated_data = AssociatedData::new(associated_data)?;
-    let associated_data = associated_data.as_slice();
-    check_size(size)?;
-    let each = batch::packed_len(1, size).or_raise(py)?;
-    if !data.len().is_multiple_of(each) {
-        return Err(Error::Format(format!(
-            "data has {} bytes, no multiple of a packed record's {each} (size {size} and {RECORD_OVERHEAD})",
-            data.len()
-        )))
-        .or_raise(py);
-    }
-    let material = key.material().or_raise(py)?;
-    let bad = detached_above(py, data.len(), || {
-        let mut messages = data.chunks_exact(each).enumerate();
-        messages.find_map(|(index, message)| check(message).err().map(|error| (index, error)))
-    });
-    if let Some((index, error)) = bad {
-        return Err(locate(py, crate::errors::to_py(py, error), index));
-    }
-    new_bytes(py, data.len() / each * size, |out| {
-        let mut ticker = Ticker::new();
-        let opened = detached_above(py, data.len(), || {
-            let box_key = material.box_key(BoxLabel::Record)?;
-            let tick: parallel::Tick<'_> = &mut |done| ticker.tick(done);
-            batch::open_packed(box_key, size, associated_data, data, out, tick)
-        });
-        opened.map_err(|error| ticker.into_py_err(py, error))
-    })
 }
