@@ -450,3 +450,59 @@ impl RandomAccess {
             .inspect_err(|_| out.fill(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Python can't reach the end of the counter: that would take 4 PiB.
+    #[test]
+    fn the_last_chunk_is_sealed_and_the_next_refused() {
+        for engine in Engine::ALL {
+            let (key, _) = StreamKey::create(engine, &[7; KEY_LEN], &[]).expect("a key");
+            let mut out = [0; TAG_LEN + 1];
+            key.seal_chunk(CHUNKS_MAX - 1, b"x", &mut out)
+                .expect("chunk 2^38 - 1");
+            let mut back = [0];
+            key.open_chunk(CHUNKS_MAX - 1, &out, &mut back)
+                .expect("the same");
+            assert_eq!(back, *b"x");
+
+            let mut out = [0; TAG_LEN];
+            for index in [CHUNKS_MAX, u64::MAX] {
+                let refused = key.seal_chunk(index, b"", &mut out);
+                assert!(matches!(refused, Err(Error::Limit(_))));
+                let refused = key.open_chunk(index, &out, &mut []);
+                assert!(matches!(refused, Err(Error::Limit(_))));
+            }
+            assert_eq!(out, [0; TAG_LEN], "nothing was written");
+
+            let mut writer = Encryptor {
+                key,
+                next: CHUNKS_MAX,
+                pending: Zeroizing::default(),
+            };
+            let mut out = Vec::new();
+            assert!(matches!(
+                writer.update(&[0; CHUNK_LEN], &mut out),
+                Err(Error::Limit(_))
+            ));
+            assert!(matches!(writer.finalize(&mut out), Err(Error::Limit(_))));
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_index_has_its_own_nonce() {
+        let (key, _) = StreamKey::create(Engine::AesGcm, &[7; KEY_LEN], &[]).expect("a key");
+        let indexes = [0, 1, 255, 256, 65_535, 65_536, 1 << 32, CHUNKS_MAX - 1];
+        let mut seen: Vec<_> = indexes
+            .iter()
+            .map(|index| key.nonce(*index).expect("in bounds"))
+            .collect();
+        assert_eq!(seen[0], key.base_nonce, "chunk 0 has the base nonce itself");
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), indexes.len());
+    }
+}
