@@ -14,6 +14,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(reseed, m)?)?;
     m.add_function(wrap_pyfunction!(process_generation, m)?)?;
     m.add_function(wrap_pyfunction!(engine_status, m)?)?;
+    m.add_function(wrap_pyfunction!(build_profile, m)?)?;
     m.add("CHUNK_SIZE", params::PIECE_LEN)
 }
 
@@ -71,4 +72,10 @@ fn engine_status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     }
     status.set_item("cpu_features", features)?;
     Ok(status)
+}
+
+/// The cargo profile of this extension: "release" for what is handed out and what figures count of.
+#[pyfunction]
+fn build_profile() -> &'static str {
+    env!("STRONGROOM_PROFILE")
 }
