@@ -79,6 +79,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
         "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
         "doctor": ("strongroom.cli.doctor:doctor", "Show engine, threads, memory and store."),
+        "bench": ("strongroom.cli.bench:bench", "Measure this machine beside the peers."),
         "completion": ("strongroom.cli.completion:completion", "Print a shell's completion."),
     },
     context_settings={"help_option_names": ["-h", "--help"]},

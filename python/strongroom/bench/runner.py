@@ -1,0 +1,229 @@
+"""Which jobs a run has, and running them: each in a process, one after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from . import machine
+from .peers import AESGCM, COBBLESTONE
+
+SCHEMA: Final = 1
+DEFAULT: Final = "default"
+ENGINES: Final = (DEFAULT, "aes-gcm", "aws-lc")
+RELEASE: Final = "release"
+# With it set, peak memory is measured at 8 GiB too, which takes 16 GiB of disk and a few minutes.
+HUGE_VARIABLE: Final = "STRONGROOM_BENCH_HUGE"
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+SIZES: Final = (
+    64,
+    256,
+    *(n * KIB for n in (1, 4, 16, 64, 256)),
+    *(n * MIB for n in (1, 4, 16, 64)),
+)
+QUICK_SIZES: Final = (64, KIB, 64 * KIB, MIB, 8 * MIB)
+# Below this many bytes the forced aws-lc engine differs from the default, which seals small
+# records with aes-gcm; above they are the same.
+SMALL_MAX: Final = 256
+
+
+@dataclass
+class Job:
+    """One process: a function of one module of this package, with its arguments."""
+
+    name: str
+    engine: str
+    module: str
+    work: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Scale:
+    """How large a run is."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    file: int
+    tree: int
+    whole: int
+    slice_seconds: float
+    budget_seconds: float
+    file_budget_seconds: float
+    file_rounds_min: int
+    rounds_min: int
+    rounds_max: int
+    starts: int
+
+
+FULL: Final = Scale(SIZES, 100_000, GIB, 10_000, GIB, 0.01, 4.0, 40.0, 4, 7, 41, 25)
+QUICK: Final = Scale(QUICK_SIZES, 10_000, 32 * MIB, 200, 64 * MIB, 0.002, 0.4, 0.8, 2, 3, 7, 5)
+
+
+def plan(scale: Scale, folder: str) -> list[Job]:
+    """Return the jobs of a run in their order.
+
+    The default engine meets all peers. The other engines meet the two that ratios are taken
+    against, in their own process, so that each ratio is still one of the same run.
+    """
+    files_pace = {
+        "slice_seconds": 0.0,
+        "budget_seconds": scale.file_budget_seconds,
+        "rounds_min": scale.file_rounds_min,
+        "rounds_max": 15,
+    }
+    jobs = []
+    arguments: dict[str, Any]
+    for engine in ENGINES:
+        first = engine == DEFAULT
+        peers = None if first else [AESGCM, COBBLESTONE]
+        pace = {
+            "slice_seconds": scale.slice_seconds,
+            "budget_seconds": scale.budget_seconds * (1 if first else 0.5),
+            "rounds_min": scale.rounds_min,
+            "rounds_max": scale.rounds_max,
+        }
+        for size in scale.sizes:
+            if engine == "aws-lc" and size > SMALL_MAX:
+                continue
+            arguments = {"size": size, "peers": peers, "pace": pace}
+            jobs.append(Job(f"buffers of {size} bytes", engine, "works", "buffers", arguments))
+        arguments = {"count": scale.batch, "size": 256, "peers": peers, "pace": pace}
+        jobs.append(Job("batches", engine, "works", "batches", arguments))
+        if engine == "aws-lc":
+            continue
+        for size in (64, KIB):
+            arguments = {"size": size, "pace": pace}
+            jobs.append(Job(f"keysets, {size} bytes", engine, "works", "keysets", arguments))
+        arguments = {"size": scale.file, "folder": folder, "peers": first, "pace": files_pace}
+        jobs.append(Job("files", engine, "files", "files", arguments))
+        arguments = {"count": scale.tree, "size": 4 * KIB, "folder": folder, "pace": files_pace}
+        jobs.append(Job("tree", engine, "files", "tree", arguments))
+        arguments = {"size": scale.file, "folder": folder, "pace": pace}
+        jobs.append(Job("random reads", engine, "files", "random_reads", arguments))
+    starts = {**files_pace, "rounds_min": scale.starts, "rounds_max": scale.starts}
+    arguments = {"folder": folder, "pace": starts}
+    jobs.append(Job("start-up", DEFAULT, "process", "startup", arguments))
+    sizes = [scale.whole] + ([8 * GIB] if os.environ.get(HUGE_VARIABLE) else [])
+    for size in sizes:
+        arguments = {"size": size, "folder": folder}
+        jobs.append(Job(f"memory, {size} bytes", DEFAULT, "process", "memory", arguments))
+    arguments = {"total": scale.whole, "folder": folder}
+    jobs.append(Job("held up", DEFAULT, "process", "held_up", arguments))
+    return jobs
+
+
+def run(
+    *,
+    quick: bool,
+    folder: str,
+    only: Callable[[Job], bool] | None = None,
+    progress: Callable[[int, int, Job], None] | None = None,
+) -> dict[str, Any]:
+    """Run all jobs and return one document.
+
+    Args:
+        quick: Small sizes and few rounds: half a minute instead of ten.
+        folder: Where files are written and removed again.
+        only: Says which jobs are run, or None for all.
+        progress: Called with number done, number of all, and the job that begins.
+
+    Returns:
+        What `strongroom bench --json` writes: `schema`, `quick`, `machine`, `versions`, `build`,
+        `engines` (for each its `build` and `groups`, times in seconds), `left_out` (what could
+        not take part, by name, and why), `failed` (jobs that raised), `memory`, `held_up`,
+        `chunks_read`, `seconds`.
+    """
+    started = time.monotonic()
+    document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, **machine.describe(folder)}
+    document |= {"engines": {}, "left_out": {}, "failed": {}, "memory": {}, "held_up": {}}
+    document["chunks_read"] = {}
+    scale = QUICK if quick else FULL
+    jobs = [job for job in plan(scale, folder) if only is None or only(job)]
+    for number, job in enumerate(jobs):
+        if progress is not None:
+            progress(number, len(jobs), job)
+        try:
+            result = run_job(job)
+        except JobFailed as error:
+            document["failed"][f"{job.name} ({job.engine})"] = str(error)
+            continue
+        _merge(document, job, result)
+    document["machine"]["load_after"] = os.getloadavg()[0]
+    document["seconds"] = round(time.monotonic() - started, 1)
+    return document
+
+
+class JobFailed(RuntimeError):
+    """A job's process did not end well; the text is the end of what it said."""
+
+
+def run_job(job: Job, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run one job in a process of its own and return its result.
+
+    Args:
+        job: What to run. Its engine is forced unless it is the default one.
+        env: Variables beside those of this process.
+
+    Raises:
+        JobFailed: The process failed or said nothing.
+    """
+    variables = {k: v for k, v in os.environ.items() if k != "STRONGROOM_ENGINE"}
+    if job.engine != DEFAULT:
+        variables["STRONGROOM_ENGINE"] = job.engine
+    variables |= dict(env or {})
+    asked = {"module": job.module, "work": job.work, "arguments": job.arguments}
+    child = Path(__file__).with_name("child.py")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-P", str(child)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=False,
+    )
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-6:])
+        raise JobFailed(last or f"ended with {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _merge(document: dict[str, Any], job: Job, result: dict[str, Any]) -> None:
+    engine = document["engines"].setdefault(job.engine, {"build": result["build"], "groups": {}})
+    engine["groups"] |= result["groups"]
+    if job.engine == DEFAULT:
+        document["left_out"] |= result["left_out"]
+    for name in ("memory", "held_up"):
+        document[name] |= result.get(name, {})
+    if result.get("chunks_read") is not None:
+        document["chunks_read"][job.engine] = result["chunks_read"]
+
+
+def warnings_of(document: Mapping[str, Any]) -> list[str]:
+    """Return what makes the figures of a document not count, in sentences."""
+    found = []
+    profile = document["build"]["profile"]
+    if profile != RELEASE:
+        found.append(
+            f"the extension was built with the profile {profile!r}, not {RELEASE!r}: without fat "
+            "link-time optimisation records take up to three times as long. No figure counts"
+        )
+    cpus = document["machine"]["cpus"] or 1
+    if document["machine"]["load_before"] > 0.7:
+        found.append(
+            f"the load was {document['machine']['load_before']:.2f} on {cpus} CPUs when the run "
+            "began: somebody else was working"
+        )
+    return found
