@@ -17,6 +17,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 150
+BENCH_VENV := .venv-bench
+BENCH_ARGS ?=
 # Tests need no annotations and pass wrong types on purpose; their bodies are checked all the same.
 MYPY_TESTS := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls \
 	--allow-untyped-decorators --allow-any-generics --no-warn-return-any --no-warn-unreachable --implicit-reexport
@@ -25,7 +27,7 @@ SOURCES := python tests scripts rust/fuzz/fixtures $(wildcard benches)
 .PHONY: help bootstrap build demo test lint format licences bench fuzz wheel sdist clean
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
 
 bootstrap:
 	@scripts/bootstrap.sh $(VENV) test dev
@@ -62,9 +64,23 @@ format: bootstrap  ## format the sources
 licences: bootstrap  ## write THIRD-PARTY-LICENSES from Cargo.lock
 	python scripts/third_party.py
 
-bench: build  ## measure against the peers
-	@scripts/bootstrap.sh $(VENV) test dev bench
-	python -m benches
+# A virtual environment of its own, with a wheel in it: what `make build` leaves in python/ may be of
+# another profile, and the peers are many.
+.PHONY: bench-venv bench-compare
+bench-venv:
+	@scripts/bootstrap.sh $(BENCH_VENV) bench benches
+	@command -v age >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get -qq update && apt-get -qq -y --no-install-recommends install age >/dev/null; }
+	@rm -rf target/bench-wheels
+	@$(BENCH_VENV)/bin/maturin build --release --locked --quiet --out target/bench-wheels
+	@$(BENCH_VENV)/bin/pip install -q --force-reinstall --no-deps target/bench-wheels/*.whl
+
+bench: bench-venv  ## measure against the peers, into benches/REPORT.md; under 15 minutes
+	@$(BENCH_VENV)/bin/python -m benches $(BENCH_ARGS)
+
+bench-compare: bench-venv  ## this tree beside REV=..., both built, ratios side by side
+	@[ -n "$(REV)" ] || { echo "usage: make bench-compare REV=main~5" >&2; exit 2; }
+	@$(BENCH_VENV)/bin/python -m benches.compare "$(REV)" $(BENCH_ARGS)
 
 fuzz:  ## run each fuzz target for FUZZ_SECONDS
 	scripts/fuzz.sh $(FUZZ_SECONDS)
@@ -82,6 +98,6 @@ sdist:  ## a source distribution in dist/, built in an empty directory and tried
 	python scripts/try_package.py dist/*.tar.gz
 
 clean:  ## remove all that the other targets made
-	rm -rf .venv .venv-wheel target rust/fuzz/target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-wheel .venv-bench target rust/fuzz/target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f python/strongroom/*.so
