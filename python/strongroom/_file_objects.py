@@ -123,6 +123,10 @@ class EncryptedReader(io.RawIOBase):
         self._check_open()
         return True
 
+    def write(self, data: Buffer, /) -> NoReturn:
+        """Refuses."""
+        raise io.UnsupportedOperation("not writable")
+
     def close(self) -> None:
         """Closes the file; reads that are under way in other threads end first."""
         if not self.closed:
@@ -172,6 +176,14 @@ class EncryptedWriter(io.RawIOBase):
         count = self._native.write(data)
         self._position += count
         return count
+
+    def read(self, size: int | None = -1, /) -> NoReturn:
+        """Refuses."""
+        raise io.UnsupportedOperation("not readable")
+
+    def readinto(self, buffer: Buffer, /) -> NoReturn:
+        """Refuses."""
+        raise io.UnsupportedOperation("not readable")
 
     def tell(self) -> int:
         """Returns the bytes written so far."""
