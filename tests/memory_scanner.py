@@ -148,6 +148,15 @@ class Target:
         line = process.stdout.readline().decode().strip()
         assert line == checkpoint, f"{line!r} instead of checkpoint {checkpoint!r}"
 
+    def run_to(self, checkpoint: str) -> None:
+        """Lets it run on through its checkpoints until this one."""
+        assert self._process.stdout is not None
+        line = ""
+        while line != checkpoint:
+            self.proceed()
+            line = self._process.stdout.readline().decode().strip()
+            assert line, f"the process ended before checkpoint {checkpoint!r}"
+
     def proceed(self) -> None:
         """Lets it run on."""
         assert self._process.stdin is not None

@@ -49,7 +49,7 @@ impl Allocation {
             Some(class) => lock(&ARENA).allocate(class, len, generation)?,
             None => Self::with_own_pages(len, align, generation)?,
         };
-        status::allocated();
+        status::allocated(allocation.locked);
         Ok(allocation)
     }
 

@@ -202,7 +202,6 @@ pub(super) fn mapped(backend: Backend, len: usize) {
     counters.backend.store(backend as u8, Ordering::Relaxed);
     if backend == Backend::Unlocked {
         counters.unlocked.fetch_add(len, Ordering::Relaxed);
-        counters.to_warn.store(true, Ordering::Relaxed);
     } else {
         counters.locked.fetch_add(len, Ordering::Relaxed);
     }
@@ -218,8 +217,12 @@ pub(super) fn unmapped(backend: Backend, len: usize) {
     count.fetch_sub(len, Ordering::Relaxed);
 }
 
-pub(super) fn allocated() {
-    COUNTERS.get().secrets.fetch_add(1, Ordering::Relaxed);
+pub(super) fn allocated(locked: bool) {
+    let counters = COUNTERS.get();
+    counters.secrets.fetch_add(1, Ordering::Relaxed);
+    if !locked {
+        counters.to_warn.store(true, Ordering::Relaxed);
+    }
 }
 
 pub(super) fn freed() {
