@@ -46,6 +46,7 @@ def main() -> int:
     latest = WORK / "latest.json"
     latest.write_text(json.dumps(document, indent=1) + "\n")
     target = Path(arguments.report)
+    target.parent.mkdir(parents=True, exist_ok=True)
     for work in ("encrypt", "decrypt"):
         plot.write(document, target.with_name(f"{work}.svg"), work)
     notes = ROOT / "benches" / "NOTES.md"

@@ -45,7 +45,8 @@ def main() -> int:
         for job in every:
             for at in order(2, turn):
                 name = ("rev", "now")[at]
-                print(f"\r[{turn + 1}/{arguments.rounds}] {job.name}, {name}\033[K", end="")
+                if sys.stdout.isatty():
+                    print(f"\r[{turn + 1}/{arguments.rounds}] {job.name}, {name}\033[K", end="")
                 try:
                     result = runner.run_job(job, {"PYTHONPATH": str(sites[name])})
                 except JobFailed as error:
@@ -58,7 +59,7 @@ def main() -> int:
                     for contender, found in contenders.items():
                         key = (group, contender)
                         samples[name].setdefault(key, []).append(found["median"])
-    print("\r\033[K", end="")
+    print("\r\033[K" if sys.stdout.isatty() else "", end="")
     print(tables.plain(table(samples)))
     for line in sorted(failed):
         print(f"failed: {line}")

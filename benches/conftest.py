@@ -26,14 +26,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["strongroom"] = machine.describe(tempfile.gettempdir())
 
 
-def pytest_benchmark_scale_unit(config, unit, benchmarks, best, worst, sort):
-    # Seconds, as everywhere else here, in the unit that fits the group.
-    for name, factor in (("n", 1e9), ("u", 1e6), ("m", 1e3)):
-        if benchmarks and float(benchmarks[best]["min"]) * factor < 1000:
-            return name, factor
-    return "", 1.0
-
-
 @pytest.fixture
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Contender, str], None]:
     """Time one contender in a group, with its rate beside it."""

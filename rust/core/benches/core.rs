@@ -7,9 +7,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{
-    BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
-};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use strongroom_core::engine::{Aead, Engine, GcmKey};
 use strongroom_core::kc_xaes::BoxKey;
 use strongroom_core::params::{CHUNK_LEN, KEY_LEN, RECORD_OVERHEAD, TAG_LEN};
