@@ -20,6 +20,13 @@ DONE: Final = {
     "verify": "verified",
     "rewrap": "rewrapped",
 }
+# What a progress bar says while it works.
+DOING: Final = {
+    "encrypt": "encrypting",
+    "decrypt": "decrypting",
+    "verify": "verifying",
+    "rewrap": "rewrapping",
+}
 STATUSES: Final = ("ok", "current", "skipped", "failed")
 
 

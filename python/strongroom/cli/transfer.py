@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from strongroom.cli.output import Output
 from strongroom.cli.progress import ProgressBar
-from strongroom.cli.report import DONE, Report
+from strongroom.cli.report import DOING, Report
 from strongroom.cli.streams import open_source, refuse_terminal, streams
 from strongroom.cli.targets import PIPE
 
@@ -66,7 +66,7 @@ class Transfer:
         self._suffix = suffix
         self._to_terminal = to_terminal
         self._report = Report(command, out, dry_run=dry_run)
-        self._bar = ProgressBar(out, DONE[command])
+        self._bar = ProgressBar(out, DOING[command])
 
     def __enter__(self) -> Transfer:
         """Set the number of threads."""
