@@ -7,7 +7,9 @@ import re
 import socket
 import stat
 import subprocess
+import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 import strongroom
@@ -229,20 +231,24 @@ def test_each_chunk_comes_once_it_is_authentic(cli: Cli) -> None:
     """The reader has the plaintext of the first half while the second is still to be sent."""
     message = cli.ok("encrypt", "-", input=PLAIN * 40).stdout
     half = len(message) // 2
+    seen = threading.Event()
     with cli.start("decrypt", "-", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        feeder = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=process.stdin)
-        assert feeder.stdin is not None
-        feeder.stdin.write(message[:half])
-        feeder.stdin.flush()
+
+        def feed(pipe: IO[bytes]) -> None:
+            pipe.write(message[:half])
+            pipe.flush()
+            seen.wait()
+            pipe.write(message[half:])
+            pipe.close()
+
+        feeder = threading.Thread(target=feed, args=(process.stdin,))
+        feeder.start()
         first = process.stdout.read(len(PLAIN) * 8)
-        assert first == PLAIN * 8
-        feeder.stdin.write(message[half:])
-        feeder.stdin.close()
-        feeder.wait()
-        process.stdin.close()
+        seen.set()
         assert first + process.stdout.read() == PLAIN * 40
+        feeder.join()
     assert process.returncode == 0
 
 

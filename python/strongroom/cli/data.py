@@ -134,7 +134,9 @@ def verify(
 @_sources
 @_recursive
 @click.option("--copy", is_flag=True, help="Write each file anew and rename it: see the manual.")
+@_passphrase("Where the old key is compromised: the passphrase that opens the files too.")
 @options.passphrase_sources
+@options.associated_data
 @options.keyset
 @options.store
 @options.jobs
@@ -151,7 +153,8 @@ def rewrap(
 ) -> int:
     """Bring each FILE to the keyset's current key, in place: a slot changes, the data does not.
 
-    This does not revoke: whoever opened the file before can still read it.
+    This does not revoke: whoever opened the file before can still read it. A file whose old key
+    is compromised is encrypted anew instead, and that needs its associated data.
     """
     check_sources(sources, recursive=recursive, pipes=False)
     with _transfer("rewrap", context, copy=copy, **settings) as transfer:

@@ -94,6 +94,10 @@ class Openers:
                 return None, self._get_passphrase(new=False)
         return self._pair(new=False)
 
+    def for_rewrapping(self) -> tuple[KeyStore, str | bytes | None]:
+        """Return the store and, with -p, the passphrase that opens the messages too."""
+        return self.key_store, self._get_passphrase(new=False) if self._with_passphrase else None
+
     def _pair(self, *, new: bool) -> Pair:
         key_store = self.key_store if self._with_store else None
         return key_store, self._get_passphrase(new=new) if self._with_passphrase else None

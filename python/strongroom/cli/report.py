@@ -112,6 +112,8 @@ class Report:
                 bytes_out=item.bytes_out,
                 key_ids=list(item.key_ids),
                 kind=item.kind,
+                # The one version that this release writes and reads.
+                version=None if item.kind is None else 2,
             )
 
     def end(self, *, noted: bool) -> int:
