@@ -22,7 +22,7 @@ CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())
 
 def tracked(*patterns: str) -> list[Path]:
     """Source files; what builds leave behind is not among them."""
-    skip = {".venv", ".venv-wheel", "target", "dist", "__pycache__", "corpus", "artifacts"}
+    skip = {".venv", ".venv-wheel", ".venv-bench", "target", "dist", "__pycache__", "corpus", "artifacts"}
     return [
         path
         for pattern in patterns
