@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,12 +16,16 @@ if sys.argv[1:2] == ["exit"]:
     # Before the library is imported: such functions run in the reverse order. It sleeps for ever.
     ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))
 
+import strongroom
 from strongroom import (
     DecryptionError,
+    FileMasterKey,
+    KeyStore,
     MemoryLockedKey,
     ParallelEncryption,
     SecureBuffer,
     SecureEncryption,
+    VersionedEncryption,
     secure_key_context,
 )
 
@@ -154,6 +159,43 @@ def scenario_failing() -> None:
             kept.append(error)
     checkpoint("gone")
     assert len(kept) == 50
+
+
+def scenario_store() -> None:
+    """A key store with its master in a file, and all that works under it."""
+    plain, sealed, back = FOLDER / "plain", FOLDER / "sealed", FOLDER / "back"
+    plain.write_bytes(os.urandom(300_000))
+    master = FileMasterKey.create(FOLDER / "master")
+    with KeyStore.create(f"sqlite:///{FOLDER}/keys.db", master) as store:
+        checkpoint("created")
+        cipher = VersionedEncryption(store)
+        for size in (0, 100, 65_536, 65_537, LARGE):
+            message = cipher.encrypt(bytes(size), b"ad")
+            cipher.decrypt(message, b"ad")
+            cipher.rotate_encryption(message, b"ad")
+            with contextlib.suppress(DecryptionError):
+                cipher.decrypt(message, b"other")
+        cipher.decrypt_many(cipher.encrypt_many([b"x" * 256] * 100))
+        checkpoint("values")
+        strongroom.encrypt_file(plain, sealed, store)
+        strongroom.verify_file(sealed, store)
+        strongroom.decrypt_file(sealed, back, store)
+        with strongroom.open(sealed, "rb", store) as file:
+            file.seek(100_000)
+            assert len(file.read(10)) == 10
+        with strongroom.open(FOLDER / "written", "wb", store) as file:
+            file.write(bytes(100_000))
+        with contextlib.suppress(DecryptionError):
+            strongroom.verify_file(sealed, store, associated_data=b"other")
+        (FOLDER / "message").write_bytes(sealed.read_bytes())
+        checkpoint("files")
+        store.rotate()
+        cipher.rotate_encryption(message, b"ad")
+        strongroom.rewrap_file(sealed, store)
+        checkpoint("rotated")
+    del cipher, store, master
+    gc.collect()
+    checkpoint("gone")
 
 
 def scenario_exit() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import sqlite3
 import time
 from pathlib import Path
 
@@ -87,6 +90,53 @@ def test_no_copy_outside_the_arena(tmp_path, key, scenario, engine, backend):
                 expected = 2 if scenario == "contexts" else 1
                 # A cipher made of a view has a key of its own until it is collected.
                 assert len(whole) == expected
+        assert target.finish() == 0
+
+
+def store_keys(folder: Path) -> dict[str, bytes]:
+    """Master, root key and keyset keys of the scenario's store, by the independent reader."""
+    line = (folder / "master").read_bytes()
+    master = bytes.fromhex(line.split()[1].decode())
+    found = {"master": master}
+    cells: list[object] = []
+    with contextlib.closing(sqlite3.connect(folder / "keys.db")) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            for row in database.execute(f"SELECT * FROM {table}"):
+                cells += row
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    ids = {bytes.fromhex(text) for text in texts if re.fullmatch("[0-9a-f]{32}", text)}
+    ids |= {cell for cell in cells if isinstance(cell, bytes) and len(cell) == 16}
+    blobs = [cell for cell in cells if isinstance(cell, bytes) and cell.startswith(b"SR\x02\x04")]
+    for wrapping, name in ((master, "root"), (None, "keyset key")):
+        unwrap = reader.software_master(wrapping or found["root"])
+        for blob in blobs:
+            for key_id in ids:
+                with contextlib.suppress(Exception):
+                    found[name if wrapping else f"{name} {key_id.hex()}"] = unwrap(blob, key_id)
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_copy_of_a_stores_keys(tmp_path, backend):
+    with Target("store", tmp_path, STRONGROOM_MEMORY_BACKEND=backend) as target:
+        for checkpoint in ("created", "values", "files", "rotated", "gone"):
+            target.wait_for(checkpoint)
+            keys = store_keys(tmp_path)
+            assert len(keys) == (4 if checkpoint in ("rotated", "gone") else 3)
+            wanted: dict[str, bytes] = {}
+            for name, key in keys.items():
+                wanted |= key_patterns(name, key)
+            if checkpoint in ("files", "rotated"):
+                message = (tmp_path / "message").read_bytes()
+                _, dek = reader.open_dek(message, keys=list(keys.values()))
+                salt = reader.parse_envelope(message).salt
+                wanted |= dek_patterns("dek", dek, salt, CONTEXT)
+            hits = scan(target.pid, wanted)
+            assert [hit for hit in hits if not hit.region.is_arena] == [], checkpoint
+            if checkpoint == "gone" or backend == "memfd_secret":
+                assert hits == []
+            else:
+                assert {"master", "root"} <= {hit.what for hit in hits}
         assert target.finish() == 0
 
 
