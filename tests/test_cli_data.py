@@ -372,8 +372,13 @@ def test_a_damaged_file_in_a_tree_is_3(cli: Cli, tree: Path) -> None:
 def test_run_again_replaces_nothing(cli: Cli, tree: Path) -> None:
     cli.ok("encrypt", "-r", "tree", "-o", "sealed")
     before = contents(cli.folder / "sealed")
-    cli.fails(exitcodes.SOME_FAILED, "encrypt", "-r", "tree", "-o", "sealed")
+    again = cli.ok("encrypt", "-r", "tree", "-o", "sealed", "--json").objects[-1]
+    assert again["counts"]["ok"] == 0
+    assert again["counts"]["current"] > 0
     assert contents(cli.folder / "sealed") == before
+    (cli.folder / "sealed" / "a.srm").write_bytes(b"mine")
+    cli.fails(exitcodes.SOME_FAILED, "encrypt", "-r", "tree", "-o", "sealed")
+    assert (cli.folder / "sealed" / "a.srm").read_bytes() == b"mine"
     cli.ok("encrypt", "-r", "tree", "-o", "sealed", "--force")
     assert contents(cli.folder / "sealed") != before
 

@@ -137,18 +137,21 @@ class Transfer:
         }
         if self._command != "verify":
             settings["dry_run"] = self._dry_run
-        if self._command == "rewrap":
-            bulk.rewrap_tree(sources, self._openers.key_store, copy=self._copy, **settings)
-            return self._report.end(noted=True)
-        encrypts = self._command == "encrypt"
-        pair = self._openers.for_writing() if encrypts else self._openers.for_reading()
-        settings |= {"associated_data": self._associated_data, "passphrase": pair[1]}
-        if target is None:
-            bulk.verify_tree(sources, pair[0], **settings)
-        else:
-            do = bulk.encrypt_tree if encrypts else bulk.decrypt_tree
+        if target is not None:
             settings |= {"suffix": self._suffix, "overwrite": self._force}
-            do(sources, target, pair[0], **settings)
+        settings["associated_data"] = self._associated_data
+        if self._command == "rewrap":
+            key_store, settings["passphrase"] = self._openers.for_rewrapping()
+            bulk.rewrap_tree(sources, key_store, copy=self._copy, **settings)
+        elif self._command == "verify":
+            reader, settings["passphrase"] = self._openers.for_reading()
+            bulk.verify_tree(sources, reader, **settings)
+        elif self._command == "decrypt":
+            reader, settings["passphrase"] = self._openers.for_reading()
+            bulk.decrypt_tree(sources, target or "", reader, **settings)
+        else:
+            writer, settings["passphrase"] = self._openers.for_writing()
+            bulk.encrypt_tree(sources, target or "", writer, **settings)
         self._bar.close()
         return self._report.end(noted=True)
 
@@ -205,7 +208,15 @@ class Transfer:
         """Rewrap one file in place."""
         from strongroom.files import rewrap_file
 
-        changed = rewrap_file(source, self._openers.key_store, keyset=self._keyset, copy=self._copy)
+        key_store, passphrase = self._openers.for_rewrapping()
+        changed = rewrap_file(
+            source,
+            key_store,
+            keyset=self._keyset,
+            copy=self._copy,
+            associated_data=self._associated_data,
+            passphrase=passphrase,
+        )
         fields = {"bytes_in": _size(source), "bytes_out": 0, **self._seen(source)}
         return {**fields, "status": "ok" if changed else "current"}
 
