@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Walk"]
 
 
+_TOO_DEEP = "deeper than descriptors reach: raise the limit of open files"
+
+
 class Walk:
     """One run over trees."""
 
@@ -157,7 +160,12 @@ class Walk:
             while stack:
                 directory = stack[-1]
                 if directory.below:
-                    child = self._enter(directory, directory.below.pop())
+                    name = directory.below.pop()
+                    if len(stack) >= self._most_directories:
+                        path = os.path.join(directory.path, name)
+                        self._failed(path, None, OSError(errno.EMFILE, _TOO_DEEP), path)
+                        continue
+                    child = self._enter(directory, name)
                     if child is not None:
                         stack.append(child)
                         self._list(child)
@@ -307,11 +315,12 @@ class Walk:
             try:
                 os.symlink(text, name, dir_fd=target)
             except FileExistsError:
-                if is_link(name, target, text):
-                    return
-                if not self._overwrite:
+                # The same link may be that of a run that was killed before it set the times.
+                same = is_link(name, target, text)
+                if not same and not self._overwrite:
                     raise
-                replace_by_link(text, name, target)
+                if not same:
+                    replace_by_link(text, name, target)
             ns = (times.st_atime_ns, times.st_mtime_ns)
             os.utime(name, ns=ns, dir_fd=target, follow_symlinks=False)
         except OSError as error:
