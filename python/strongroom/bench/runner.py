@@ -33,8 +33,8 @@ SIZES: Final = (
     *(n * MIB for n in (1, 4, 16, 64)),
 )
 QUICK_SIZES: Final = (64, KIB, 64 * KIB, MIB, 8 * MIB)
-# Below this many bytes the forced aws-lc engine differs from the default, which seals small
-# records with aes-gcm; above they are the same.
+# Up to this many bytes the forced aws-lc engine may differ from the default, which may seal small
+# records with aes-gcm (params.rs, SMALL_RECORD_MAX); above they are the same.
 SMALL_MAX: Final = 256
 
 
@@ -83,6 +83,7 @@ def plan(scale: Scale, folder: str) -> list[Job]:
         "rounds_min": scale.file_rounds_min,
         "rounds_max": 15,
     }
+    starts = {**files_pace, "rounds_min": scale.starts, "rounds_max": scale.starts}
     jobs = []
     arguments: dict[str, Any]
     for engine in ENGINES:
@@ -94,6 +95,8 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             "rounds_min": scale.rounds_min,
             "rounds_max": scale.rounds_max,
         }
+        if not first:
+            files_pace |= {"budget_seconds": scale.file_budget_seconds / 3}
         for size in scale.sizes:
             if engine == "aws-lc" and size > SMALL_MAX:
                 continue
@@ -112,7 +115,6 @@ def plan(scale: Scale, folder: str) -> list[Job]:
         jobs.append(Job("tree", engine, "files", "tree", arguments))
         arguments = {"size": scale.file, "folder": folder, "pace": pace}
         jobs.append(Job("random reads", engine, "files", "random_reads", arguments))
-    starts = {**files_pace, "rounds_min": scale.starts, "rounds_max": scale.starts}
     arguments = {"folder": folder, "pace": starts}
     jobs.append(Job("start-up", DEFAULT, "process", "startup", arguments))
     sizes = [scale.whole] + ([8 * GIB] if os.environ.get(HUGE_VARIABLE) else [])
