@@ -143,7 +143,7 @@ class Terminal:
         """Read until the terminal has shown `text`, after what was expected before."""
         deadline = time.monotonic() + SECONDS
         while text not in self.seen:
-            assert self._read(deadline), f"{text!r} never came: {self.seen!r}"
+            assert self._wait(deadline), f"{text!r} never came: {self.seen!r}"
         self.seen = self.seen.partition(text)[2]
 
     def send(self, text: str) -> None:
@@ -156,19 +156,27 @@ class Terminal:
     def end(self) -> int:
         """Read to the end; return the exit code and leave what was shown in `seen`."""
         deadline = time.monotonic() + SECONDS
-        while self._read(deadline):
+        while self._wait(deadline):
             pass
         return self.process.wait(SECONDS)
 
-    def _read(self, deadline: float) -> bool:
-        ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"nothing came any more: {self.seen!r}"
+    def fileno(self) -> int:
+        """The tests' side of the terminal, to be waited for."""
+        return self._master
+
+    def read_some(self) -> bool:
+        """Read what has come; False at the end."""
         try:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: the last process has closed its side
             return False
         self.seen += data.decode("utf-8", "replace").replace("\r\n", "\n")
         return bool(data)
+
+    def _wait(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"nothing came any more: {self.seen!r}"
+        return self.read_some()
 
 
 def words(arguments: Sequence[object]) -> list[str | bytes]:

@@ -35,7 +35,7 @@ def streams(
     with contextlib.ExitStack() as stack:
         src = stack.enter_context(open_source(source))
         if target is not None:
-            yield src, stack.enter_context(WholeFile(target, overwrite=overwrite))
+            yield src, stack.enter_context(WholeFile(target, overwrite=overwrite)).open()
             return
         dst = stack.enter_context(io.FileIO(1, "wb", closefd=False))
         try:

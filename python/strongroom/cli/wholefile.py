@@ -29,9 +29,19 @@ class WholeFile:
         self._overwrite = overwrite
         self._name = os.path.basename(path)
         self._temporary = f".strongroom-{os.urandom(8).hex()}.tmp"
+        self._folder: int | None = None
+        self._file: io.FileIO | None = None
 
-    def __enter__(self) -> io.FileIO:
-        """Make the temporary file and return it, unbuffered.
+    def __enter__(self) -> WholeFile:
+        """Return self; nothing is opened yet.
+
+        A signal may come between any two steps. What `open` makes is made inside the block, so
+        that the block's end always comes after it.
+        """
+        return self
+
+    def open(self) -> io.FileIO:
+        """Make the temporary file and return it, unbuffered. To be called once, in the block.
 
         Raises:
             FileExistsError: The target is there, and not to be replaced.
@@ -41,15 +51,9 @@ class WholeFile:
         folder = os.path.dirname(self._path) or "."
         # By descriptor, so that all of it happens in one directory, whatever is renamed.
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._check_target()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = io.FileIO(
-                os.open(self._temporary, flags, 0o666, dir_fd=self._folder), "wb"
-            )
-        except BaseException:
-            os.close(self._folder)
-            raise
+        self._check_target()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = io.FileIO(os.open(self._temporary, flags, 0o666, dir_fd=self._folder), "wb")
         return self._file
 
     def __exit__(
@@ -64,15 +68,19 @@ class WholeFile:
             FileExistsError: The target came into being meanwhile, and is not to be replaced.
             OSError: The disk is full or failed; nothing is left under either name.
         """
+        if self._folder is None:
+            return
         try:
-            if error is None:
+            if error is None and self._file is not None:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._rename()
                 os.fsync(self._folder)
         finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            # By name: an interrupt may have come between its making and `self._file`.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._folder)
             os.close(self._folder)
