@@ -186,3 +186,24 @@ def test_no_bar_elsewhere(cli: Cli, where: str) -> None:
             said = terminal.seen
     (cli.folder / "big.srm").unlink()
     assert said == ""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_tree_beside_tidies_up_after_the_dead_alone(cli: Cli, killed: bool) -> None:
+    (cli.folder / "tree").mkdir()
+    (cli.folder / "tree" / "x").write_bytes(b"x")
+    (cli.folder / "sealed").mkdir()
+    before = entries(cli)
+    with cli.start("encrypt", "-", "-o", "sealed/out", stdin=subprocess.PIPE) as process:
+        wait_until(lambda: entries(cli) != before, process)
+        [temporary] = entries(cli) - before
+        assert temporary.stat().st_mode & 0o777 == 0o600
+        if killed:
+            process.kill()
+            process.wait()
+        # The lock comes before the file.
+        cli.ok("encrypt", "-r", "tree", "-o", "sealed")
+        assert temporary.exists() != killed
+        process.communicate(b"data")
+    assert (cli.folder / "sealed" / "out").exists() != killed
+    assert not temporary.exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 from types import TracebackType
@@ -51,9 +52,13 @@ class WholeFile:
         folder = os.path.dirname(self._path) or "."
         # By descriptor, so that all of it happens in one directory, whatever is renamed.
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The library's files have such temporary names too, and it tidies away those in directories
+        # that no writer holds this lock on. Without it (NFS) the worst is a failure at the end.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._check_target()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = io.FileIO(os.open(self._temporary, flags, 0o666, dir_fd=self._folder), "wb")
+        self._file = io.FileIO(os.open(self._temporary, flags, 0o600, dir_fd=self._folder), "wb")
         return self._file
 
     def __exit__(
@@ -72,6 +77,8 @@ class WholeFile:
             return
         try:
             if error is None and self._file is not None:
+                # Until it was authenticated nobody else was to read it.
+                os.fchmod(self._file.fileno(), 0o666 & ~_umask())
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._rename()
@@ -116,3 +123,10 @@ class WholeFile:
             else:
                 return
         os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+
+def _umask() -> int:
+    # There is no call that only reads it; no other thread here makes files.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
