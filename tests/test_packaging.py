@@ -159,7 +159,7 @@ def test_unsafe_rust_is_where_it_may_be():
 
 def test_no_file_is_longer_than_one_can_read():
     for path in tracked("python/**/*.py", "rust/*/src/**/*.rs", "scripts/*"):
-        lines = len(path.read_text().splitlines())
+        lines = len(path.read_text().partition("#[cfg(test)]")[0].splitlines())
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines"
 
 

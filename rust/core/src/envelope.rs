@@ -1,7 +1,5 @@
 //! Kind 02, envelope: FORMAT.md §4. A header of slots in front of a Cobblestone-256 message.
 
-use std::sync::Arc;
-
 use crate::engine::Engine;
 use crate::error::{Error, Result, hex};
 use crate::keys::{BoxLabel, KeyId, Material};
@@ -13,6 +11,7 @@ use crate::params::{
 use crate::record::{check_associated_data, kind, wrong_kind};
 use crate::secret::Secret;
 use crate::slot::{Content, PassphraseParams, Slot, seal_body};
+pub use crate::source::KeySource;
 use crate::stream::{self, Prefix, StreamKey};
 
 const PREAMBLE: [u8; PREAMBLE_LEN] = [MAGIC[0], MAGIC[1], MAGIC[2], KIND_ENVELOPE];
@@ -170,36 +169,6 @@ impl Header {
 /// Bytes of a header whose slots have bodies of these lengths.
 pub fn header_len(bodies: impl Iterator<Item = usize>) -> usize {
     ENVELOPE_FIXED_LEN + bodies.map(|len| SLOT_HEADER_LEN + len).sum::<usize>() + STREAM_PREFIX_LEN
-}
-
-/// What a message may be opened with. Each answer is for one candidate, asked for in slot order.
-pub trait KeySource {
-    /// The key of the keyset that the caller named, None where it has none of that id.
-    ///
-    /// # Errors
-    /// [`Error::KeyState`] for a key that is there and may not be used.
-    fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>>;
-
-    /// Whether a passphrase was given: only then are the costs of its slots looked at.
-    fn has_passphrase(&self) -> bool {
-        false
-    }
-
-    /// Argon2id's output for the passphrase that was given; the parameters were checked.
-    ///
-    /// # Errors
-    /// Whatever the caller's function raises.
-    fn passphrase_key(&self, _params: &PassphraseParams) -> Result<Option<Arc<Material>>> {
-        Ok(None)
-    }
-
-    /// The KEK that a master which was given unwraps.
-    ///
-    /// # Errors
-    /// [`Error::Decryption`] where it does not unwrap; whatever the master raises.
-    fn master_key(&self, _kek_id: &KeyId, _wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
-        Ok(None)
-    }
 }
 
 /// What opened a message.

@@ -14,10 +14,12 @@ pub mod keys;
 pub mod parallel;
 pub mod params;
 pub mod random;
+mod random_access;
 pub mod record;
 #[allow(unsafe_code)]
 pub mod secret;
 pub mod slot;
+mod source;
 pub mod stream;
 pub mod wrapped;
 

@@ -15,6 +15,7 @@ use crate::params::{
     TAG_LEN, WIRE_CHUNK_LEN,
 };
 use crate::random;
+pub use crate::random_access::RandomAccess;
 use crate::secret::{Secret, scrubbed};
 
 /// HKDF's info of Cobblestone-256 up to the salt.
@@ -401,54 +402,6 @@ pub fn split(message: &[u8]) -> Result<(Prefix, &[u8])> {
     };
     plaintext_len(sealed.len() as u64)?;
     Ok((Prefix::from_bytes(prefix), sealed))
-}
-
-/// Random access to the chunks of a message whose sealed bytes are read by the caller.
-///
-/// What is the last chunk follows from the length, which the caller must take from the message
-/// itself; a cut one fails because its last chunk is not sealed as one of that length.
-pub struct RandomAccess {
-    key: StreamKey,
-    /// Plaintext bytes of the message.
-    pub len: u64,
-}
-
-impl RandomAccess {
-    /// A reader of a message whose chunks take `sealed` bytes.
-    ///
-    /// # Errors
-    /// [`Error::Format`] for a length that no message has.
-    pub fn new(key: StreamKey, sealed: u64) -> Result<Self> {
-        Ok(Self {
-            key,
-            len: plaintext_len(sealed)?,
-        })
-    }
-
-    /// Number of chunks.
-    pub fn chunks(&self) -> u64 {
-        self.len / CHUNK_LEN as u64 + 1
-    }
-
-    /// Where chunk `index` stands among the sealed bytes: offset and length.
-    pub fn chunk_at(&self, index: u64) -> (u64, usize) {
-        let len = if index + 1 < self.chunks() {
-            CHUNK_LEN
-        } else {
-            (self.len % CHUNK_LEN as u64) as usize
-        };
-        (index * WIRE_CHUNK_LEN as u64, len + TAG_LEN)
-    }
-
-    /// Opens chunks from `first` on.
-    ///
-    /// # Errors
-    /// [`Error::Decryption`].
-    pub fn open(&self, first: u64, sealed: &[u8], out: &mut [u8]) -> Result<()> {
-        self.key
-            .open_run(first, sealed, out)
-            .inspect_err(|_| out.fill(0))
-    }
 }
 
 #[cfg(test)]
