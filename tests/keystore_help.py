@@ -7,7 +7,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from strongroom import FileMasterKey, KeyStore
@@ -18,11 +18,18 @@ UNKNOWN_ID = "00" * 16
 class Place:
     """A place for one store, its master, and a way past the library to its rows."""
 
+    kind = "sqlite"
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.path = directory / "keys.db"
         self.url = f"sqlite:///{self.path}"
         self.master = FileMasterKey.create(directory / "master.key")
+
+    @property
+    def shown(self) -> str:
+        """The URL as it is shown, without a password."""
+        return self.url
 
     def create(self, **options: Any) -> KeyStore:
         return KeyStore.create(self.url, self.master, **options)
@@ -30,14 +37,11 @@ class Place:
     def open(self, **options: Any) -> KeyStore:
         return KeyStore.open(self.url, self.master, **options)
 
-    # How a parameter is written in this database.
-    mark = "?"
-
-    def other(self, name: str) -> Place:
+    def other(self, name: str) -> Self:
         """Another place of the same kind."""
         directory = self.directory / name
         directory.mkdir()
-        return Place(directory)
+        return type(self)(directory)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement on the store's database, as someone who edits it would."""
@@ -55,6 +59,30 @@ class Place:
                 self.sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
 
 
+class PostgresPlace(Place):
+    """A database of its own on the tests' server."""
+
+    kind = "postgresql"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        from postgres_help import server
+
+        self.server = server()
+        self.url = self.server.new_database()
+
+    @property
+    def shown(self) -> str:
+        return self.url.replace(f":{self.server.password}", "")
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement.replace("?", "%s"), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+
 TABLES = (
     "strongroom_store",
     "strongroom_masters",
@@ -66,9 +94,14 @@ TABLES = (
 )
 
 
-@pytest.fixture(params=["sqlite"])
+PLACES = (Place, PostgresPlace)
+
+
+@pytest.fixture(params=PLACES, ids=lambda kind: kind.kind)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(tmp_path)
+    """A place for a store, of either kind."""
+    made: Place = request.param(tmp_path)
+    return made
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_new_store(place: Place) -> None:
         assert key.created == key.since == key.activated
         assert abs(key.created - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(hours=1)
         assert store.list_keys() == [key]
-        assert store.url == place.url
+        assert store.url == place.shown
         assert (store.cache_seconds, store.read_only) == (300.0, False)
     with place.open() as store:
         assert store.get_current_key() == key
@@ -259,7 +259,8 @@ def test_ciphers_see_another_process_s_rotation(place: Place) -> None:
         assert keyring.primary_id == here.get_current_key().id
         assert keyring.primary_id == here.get_current_key().id
         assert there.rotate().id == keyring.primary_id
-    with place.other("b").create() as here, KeyStore.open(here.url, there_master(here)) as there:
+    other = place.other("b")
+    with other.create() as here, other.open() as there:
         keyring = here._keyring("default")
         first = keyring.primary_id
         second = there.rotate().id
@@ -270,10 +271,6 @@ def test_ciphers_see_another_process_s_rotation(place: Place) -> None:
         third = there.rotate().id
         here.refresh()
         assert keyring.primary_id == third
-
-
-def there_master(store: KeyStore) -> FileMasterKey:
-    return FileMasterKey(KeyStore.masters_of(store.url)[0].uri.removeprefix("file:"))
 
 
 def test_a_process_may_keep_less_but_not_more(place: Place) -> None:
@@ -634,7 +631,7 @@ def test_a_master_that_fails_at_first(place: Place, answer: object) -> None:
 def test_nothing_secret_shows(store: KeyStore, place: Place) -> None:
     key = store.get_current_key()
     assert repr(key) == f"<Key {key.id} active>"
-    assert repr(store) == f"<KeyStore {place.url}>"
+    assert repr(store) == f"<KeyStore {place.shown}>"
     for thing in (store, key, store._keyring("default")):
         with pytest.raises(TypeError):
             pickle.dumps(thing)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from keystore_help import Place, place
 from strongroom import KeyStore, KeyStoreError, VersionedEncryption
-from strongroom.keys import migrate, rows, sql
+from strongroom.keys import migrate, postgres, rows, sql, sqlite
 
 __all__ = ["place"]
 
@@ -70,9 +70,11 @@ def _make_old(place: Place, store: KeyStore) -> None:
     for table in sql.TABLES:
         place.sql(f"DROP TABLE {table.name}")
     for table in OLD:
-        place.sql(f"CREATE TABLE {table.name} ({table.names})")
+        types = postgres.TYPES if place.kind == "postgresql" else sqlite.TYPES
+        columns = ", ".join(f"{c.name} {types[c.kind]}" for c in table.columns)
+        place.sql(f"CREATE TABLE {table.name} ({columns})")
         for row in tables[table.name]:
-            place.sql(sql.insert(table).replace("?", place.mark), *row.values())
+            place.sql(sql.insert(table), *row.values())
 
 
 def test_migration(place: Place, old_store: Any) -> None:

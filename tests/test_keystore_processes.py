@@ -240,7 +240,7 @@ def test_a_forked_child_that_drops_everything(place: Place) -> None:
 
         def hold() -> None:
             def wait(transaction: Any) -> None:
-                transaction.execute("UPDATE strongroom_store SET created = created")
+                transaction.execute("UPDATE strongroom_keysets SET created = created")
                 inside.set()
                 go_on.wait()
 

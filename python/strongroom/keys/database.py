@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from strongroom.errors import KeyStoreError
-
 __all__ = ["Backoff", "Database", "Transaction", "create", "open_database", "sqlite_path"]
 
 T = TypeVar("T")
@@ -137,7 +135,9 @@ def open_database(url: str, *, busy_timeout: float, read_only: bool) -> Database
         from strongroom.keys.sqlite import SqliteDatabase
 
         return SqliteDatabase(path, busy_timeout=busy_timeout, read_only=read_only)
-    raise KeyStoreError("this release keeps key stores in SQLite files only")
+    from strongroom.keys.postgres import PostgresDatabase
+
+    return PostgresDatabase(url, busy_timeout=busy_timeout, read_only=read_only)
 
 
 def create(url: str, fill: Callable[[Transaction], None], *, busy_timeout: float) -> None:
@@ -153,4 +153,6 @@ def create(url: str, fill: Callable[[Transaction], None], *, busy_timeout: float
 
         create_file(path, fill)
         return
-    raise KeyStoreError("this release keeps key stores in SQLite files only")
+    from strongroom.keys.postgres import create_tables
+
+    create_tables(url, fill, busy_timeout=busy_timeout)

@@ -18,7 +18,6 @@ import re
 import secrets
 import sqlite3
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from urllib.parse import quote
 from strongroom.errors import KeyStoreBusyError, KeyStoreError
 from strongroom.keys import sql
 from strongroom.keys.database import Backoff, Transaction
+from strongroom.keys.pool import Pool
 
 __all__ = ["SqliteDatabase", "create_file"]
 
@@ -38,7 +38,6 @@ TYPES = {"int": "INTEGER", "text": "TEXT", "blob": "BLOB"}
 # Up to this size (1 MiB) the whole file is checked when it is opened; `KeyStore.check` does it
 # for larger ones, where it takes longer than an open should.
 CHECK_PAGES = 256
-IDLE_CONNECTIONS = 4
 # SQLite's own wait for a lock can't be interrupted, so it is short, and Backoff does the rest.
 _LOCK_WAIT = 0.05
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -63,10 +62,7 @@ class SqliteDatabase:
         self.url = f"sqlite:///{path}"
         self.read_only = read_only
         self._busy_timeout = busy_timeout
-        self._lock = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
-        self._all: set[sqlite3.Connection] = set()
-        self._closed = False
+        self._pool = Pool(lambda: _connect(path, "ro" if read_only else "rw"))
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -126,24 +122,11 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """See `Database`."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-            self._all.difference_update(idle)
-        for connection in idle:
-            connection.close()
+        self._pool.close()
 
     def abandon(self) -> None:
         """See `Database`."""
-        # Closing, even by the collector, would close descriptors that SQLite believes to hold
-        # locks with, and could check the parent's WAL into the file. So these are never freed.
-        import ctypes
-
-        for connection in self._all:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-        self._all = set()
-        self._idle = []
-        self._closed = True
+        self._pool.abandon()
 
     def _attempts(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on a connection; again while the store is busy, until the timeout."""
@@ -167,14 +150,7 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            if self._closed:
-                raise KeyStoreError("the key store is closed")
-            connection = self._idle.pop() if self._idle else None
-        if connection is None:
-            connection = _connect(self.path, "ro" if self.read_only else "rw")
-            with self._lock:
-                self._all.add(connection)
+        connection, _ = self._pool.take()
         sound = True
         try:
             yield connection
@@ -182,16 +158,7 @@ class SqliteDatabase:
             sound = _is_busy(error)
             raise
         finally:
-            with self._lock:
-                keep = sound and not (
-                    connection.in_transaction or self._closed or len(self._idle) >= IDLE_CONNECTIONS
-                )
-                if keep:
-                    self._idle.append(connection)
-                else:
-                    self._all.discard(connection)
-            if not keep:
-                connection.close()
+            self._pool.give(connection, sound=sound and not connection.in_transaction)
 
     def _inspect(self, connection: sqlite3.Connection) -> int:
         """Look that the file holds the tables of a store and no others; return the version."""
