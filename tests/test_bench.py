@@ -209,10 +209,11 @@ def test_a_job_that_fails_is_named_and_does_not_end_the_run(tmp_path: Path) -> N
 
 
 def test_another_profile_than_release_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = {"build": {"profile": "fast"}, "machine": {"cpus": 2, "load_before": 0.0}}
+    build = {"profile": "fast"}
+    document = {"build": build, "machine": {"cpus": 2, "load_before": 0.0}}
     [warning] = runner.warnings_of(document)
     assert "'fast'" in warning
-    document["build"]["profile"] = "release"
+    build["profile"] = "release"
     assert runner.warnings_of(document) == []
 
 

@@ -63,6 +63,8 @@ def work(tmp_path):
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     child = run_python(RUN, *arguments, stdin=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
     assert child.stdout.readline() == "ready\n", child.stderr.read()
     return child
 
@@ -233,6 +235,7 @@ for _ in range(count):
 def swapping(directory: Path, outside: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that swaps a directory for a link, again and again."""
     child = run_python(SWAP, directory, outside, 10_000_000)
+    assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     try:
         yield child

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import strongroom
@@ -35,7 +36,7 @@ def work(tmp_path):
     return directory
 
 
-def make(store, path: Path, data: bytes = b"data" * 1000, **settings: object) -> None:
+def make(store, path: Path, data: bytes = b"data" * 1000, **settings: Any) -> None:
     plain = path.with_suffix(".plain")
     plain.write_bytes(data)
     strongroom.encrypt_file(plain, path, store, overwrite=True, **settings)

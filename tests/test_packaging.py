@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -22,7 +23,16 @@ CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())
 
 def tracked(*patterns: str) -> list[Path]:
     """Source files; what builds leave behind is not among them."""
-    skip = {".venv", ".venv-wheel", ".venv-bench", "target", "dist", "__pycache__", "corpus", "artifacts"}
+    skip = {
+        ".venv",
+        ".venv-wheel",
+        ".venv-bench",
+        "target",
+        "dist",
+        "__pycache__",
+        "corpus",
+        "artifacts",
+    }
     return [
         path
         for pattern in patterns
@@ -80,11 +90,10 @@ def test_fuzz_targets_are_outside_the_workspace():
 
 
 def test_fuzz_fixtures_are_what_the_independent_writer_makes():
-    sys.path.insert(0, str(ROOT / "rust" / "fuzz" / "fixtures"))
-    try:
-        import make
-    finally:
-        sys.path.pop(0)
+    place = ROOT / "rust" / "fuzz" / "fixtures" / "make.py"
+    spec = importlib.util.spec_from_file_location("fuzz_fixtures", place)
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
     messages = make.fixtures()
     for name, message in messages.items():
         assert (make.FUZZ / "fixtures" / f"{name}.bin").read_bytes() == message
