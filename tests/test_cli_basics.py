@@ -271,3 +271,11 @@ def test_lazy_commands_are_where_the_table_says() -> None:
     for module, _ in cli.lazy.values():
         name, _, attribute = module.partition(":")
         assert isinstance(getattr(importlib.import_module(name), attribute), click.Command)
+
+
+@pytest.mark.parametrize("variable", ["STRONGROOM_ENGINE", "STRONGROOM_THREADS"])
+def test_a_wrong_environment_is_a_sentence(run: Cli, variable: str) -> None:
+    run.env[variable] = "nonsense"
+    for words in (["--version"], ["doctor"], ["inspect", sys.executable]):
+        assert variable in run.fails(exitcodes.OTHER, *words).stderr
+    run.ok("--help")

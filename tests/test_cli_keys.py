@@ -210,9 +210,10 @@ def test_destroy_asks(cli: Cli) -> None:
 
 
 def test_no_store(cli: Cli) -> None:
-    for words in (["keys", "list"], ["keys", "rotate"], ["encrypt", "keys.db"]):
+    for words in (["keys", "list"], ["keys", "rotate"], ["encrypt", "a", "b"]):
         (cli.folder / "keys.db").unlink(missing_ok=True)
         result = cli.fails(exitcodes.NOT_FOUND, *words)
+        assert result.stderr.startswith("strongroom: no key store at")
         assert "strongroom init" in result.stderr
         assert not cli.store.exists()
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from strongroom._native import __version__
-
 if TYPE_CHECKING:
     from strongroom import bulk, errors, files, hazmat, keys, masters
+    from strongroom._native import __version__
     from strongroom.envelope import MessageInfo, SlotInfo, inspect
     from strongroom.errors import (
         AuditError,
@@ -58,6 +57,9 @@ if TYPE_CHECKING:
     from strongroom.versioned import EncryptedPayload, VersionedEncryption
 
 _HOMES = {
+    # The extension refuses a wrong STRONGROOM_ENGINE when it loads; the command line is there by
+    # then, and says so in a sentence.
+    "__version__": "strongroom._native",
     "bulk": "strongroom.bulk",
     "errors": "strongroom.errors",
     "files": "strongroom.files",

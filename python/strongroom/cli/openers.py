@@ -18,7 +18,12 @@ Pair = tuple["KeyStore | None", "str | bytes | None"]
 
 
 class Openers:
-    """The key store and the passphrase, each opened or asked for when it is first needed."""
+    """The key store and the passphrase, each opened or asked for when it is first needed.
+
+    Attributes:
+        failure: What was raised because one of them is not to be had, which concerns no file in
+            particular; else None.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Openers:
             context.get_parameter_source(name) is ParameterSource.COMMANDLINE
             for name in ("store", "keyset", "master")
         )
+        self.failure: Exception | None = None
         self._key_store: KeyStore | None = None
         self._passphrase: str | bytes | None = None
 
@@ -68,7 +74,11 @@ class Openers:
         if self._key_store is None:
             # With -p the source that was named is the message's; the store's passphrase is asked.
             source = PassphraseSource() if self._with_passphrase else self._source
-            self._key_store = open_store(self._named, self._master, source)
+            try:
+                self._key_store = open_store(self._named, self._master, source)
+            except Exception as error:
+                self.failure = error
+                raise
         return self._key_store
 
     def for_writing(self) -> Pair:
@@ -104,5 +114,9 @@ class Openers:
 
     def _get_passphrase(self, *, new: bool) -> str | bytes:
         if self._passphrase is None:
-            self._passphrase = self._source.get("Passphrase", confirm=new)
+            try:
+                self._passphrase = self._source.get("Passphrase", confirm=new)
+            except Exception as error:
+                self.failure = error
+                raise
         return self._passphrase

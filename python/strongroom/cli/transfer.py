@@ -91,7 +91,7 @@ class Transfer:
         pairs: Sequence[tuple[str, str | None]],
         one: Callable[[str, str | None], Fields],
     ) -> int:
-        """Do each file; one that fails does not stop the others.
+        """Do each file; one that fails does not stop the others, a store that fails does.
 
         Args:
             pairs: Source and target of each, `-` for stdin and None for stdout.
@@ -107,6 +107,8 @@ class Transfer:
             except BrokenPipeError:
                 raise  # Ours is the only pipe here: nobody reads stdout any more.
             except Exception as error:
+                if error is self._openers.failure:
+                    raise  # Every other file would fail for it too.
                 self._bar.close()
                 if len(pairs) == 1:
                     return self._out.failure(error, path=source)
