@@ -7,7 +7,7 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.at_commit = ""
+        self.meanwhile: Callable[[], object] = lambda: None
         self.broken = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -51,13 +52,14 @@ class Proxy:
                         return
                     if source is client and b"BEGIN" in data:
                         writing = b"READ WRITE" in data
-                    if source is client and writing and self.at_commit and b"COMMIT" in data:
+                    if source is client and writing and self.at_commit and b"COMMIT\0" in data:
                         when, self.at_commit = self.at_commit, ""
                         self.broken += 1
                         if when == "after":
                             server.sendall(data)
                             # The server has committed when it answers, which no one hears.
                             server.recv(65536)
+                            self.meanwhile()
                         return
                     (server if source is client else client).sendall(data)
 
@@ -98,6 +100,21 @@ def test_the_answer_to_a_commit_is_lost(
             if result is not None:
                 assert other.get_key(result.id).state == result.state
             other.check()
+
+
+def test_others_go_on_before_a_lost_answer_is_looked_up(
+    place: PostgresPlace, proxied: tuple[Proxy, KeyStore]
+) -> None:
+    proxy, store = proxied
+    with place.open() as other:
+        proxy.at_commit, proxy.meanwhile = "after", other.rotate
+        made = store.rotate()
+        assert [key.generation for key in other.list_keys()] == [1, 2, 3]
+        assert other.get_key(made.id).state == "deactivated"
+        assert other.get_current_key().generation == 3
+        store.refresh()
+        assert store.get_current_key() == other.get_current_key()
+        other.check()
 
 
 def test_a_server_that_closed_idle_connections(place: PostgresPlace) -> None:

@@ -20,6 +20,7 @@ from strongroom.keys.key import Key
 from strongroom.keys.keyset import Keyset, Seen
 from strongroom.keys.material import Material
 from strongroom.keys.rows import StoreRow
+from strongroom.keys.states import ACTIVE
 
 __all__ = ["Plan", "StoreBase"]
 
@@ -231,7 +232,7 @@ class StoreBase:
         self._check()
         keysets.check_name(name)
         newest = _SEEN.get(self._root_id, name)
-        saved: list[Keyset] = []
+        saved: list[tuple[Keyset, Keyset]] = []
 
         def work(transaction: Transaction) -> Keyset:
             before = keysets.load(transaction, self._root, name, newest, lock=True)
@@ -240,12 +241,21 @@ class StoreBase:
             after = plan(before, transaction)
             if after is not before:
                 after = keysets.save(transaction, self._root, before, after)
-            saved[:] = [after]
+            saved[:] = [(before, after)]
             return after
 
         def landed(transaction: Transaction) -> bool:
             there = keysets.load(transaction, self._root, name, newest)
-            return there is not None and there.head.mac == saved[0].head.mac
+            before, after = saved[0]
+            if there is None or there.head.generation < after.head.generation:
+                return False
+            # Others may have gone on from there: a key that was added says it by its id, a change
+            # of state by a row that is as it was written.
+            return (after.keys.keys() - before.keys.keys()) <= there.keys.keys() and all(
+                key_id not in before.keys or there.keys[key_id] == row or row.state == ACTIVE
+                for key_id, row in after.keys.items()
+                if before.keys.get(key_id) != row
+            )
 
         keyset = self._remember(self._database.write(work, landed))
         self._invalidate(name)
