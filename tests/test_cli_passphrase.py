@@ -100,12 +100,13 @@ def test_a_command_that_fails(cli: Cli, command: str, code: int, said: str) -> N
 
 def test_a_command_gets_no_stdin(cli: Cli) -> None:
     sealed(cli)
-    # `cat` would eat the message, and its output would be the passphrase.
-    cli.fails(
+    # `cat` would eat the message, and take it for the passphrase.
+    result = cli.fails(
         exitcodes.USAGE,
         *("decrypt", "-", "-p", "--passphrase-command", "cat"),
         input=(cli.folder / "plain.srm").read_bytes(),
     )
+    assert "is empty" in result.stderr
 
 
 def test_three_sources_one_passphrase(cli: Cli) -> None:
