@@ -6,6 +6,8 @@
 
 pub mod exit;
 pub mod export;
+#[cfg(strongroom_asan)]
+pub mod planted;
 
 use std::ops::Range;
 

@@ -23,6 +23,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<MemoryStatus>()?;
     m.add_function(wrap_pyfunction!(memory_status, m)?)?;
     m.add_function(wrap_pyfunction!(set_memory_policy, m)?)?;
+    #[cfg(strongroom_asan)]
+    m.add_function(wrap_pyfunction!(crate::buf::planted::_planted_overrun, m)?)?;
     at_end_of_interpreter(destroy_all);
     Ok(())
 }
