@@ -103,6 +103,7 @@ def _machine(document: Mapping[str, Any]) -> str:
         ["system", machine["system"]],
         ["file system", machine["file_system"]],
         ["load before and after", f"{machine['load_before']:.2f}, {machine['load_after']:.2f}"],
+        ["taken by the host", _share(machine.get("stolen"))],
         ["engine", f"{build['engine']}; CPU has {features}"],
         ["threads", str(build["threads"])],
         ["build profile", build["profile"]],
@@ -110,6 +111,10 @@ def _machine(document: Mapping[str, Any]) -> str:
     ]
     rows += [[name, version or "not installed"] for name, version in document["versions"].items()]
     return tables.markdown((["", ""], rows))
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%} of the processors' time"
 
 
 def _criterion(found: Mapping[str, Mapping[str, Any]]) -> str:

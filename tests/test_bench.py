@@ -228,3 +228,13 @@ def test_tables_have_a_cell_for_each_heading(quick: Any) -> None:
     for headings, rows in every:
         assert rows
         assert {len(row) for row in rows} == {len(headings)}
+
+
+def test_what_the_host_took_is_warned_of() -> None:
+    machine = {"cpus": 2, "load_before": 0.0, "stolen": 0.1}
+    document = {"build": {"profile": "release"}, "machine": machine}
+    assert runner.warnings_of(document) == [
+        "the machine's host took 10% of the processors' time away"
+    ]
+    machine["load_before"] = 3.0
+    assert "the load was 3.00 on 2 CPUs" in runner.warnings_of(document)[0]

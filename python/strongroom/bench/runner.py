@@ -19,6 +19,9 @@ SCHEMA: Final = 1
 DEFAULT: Final = "default"
 ENGINES: Final = (DEFAULT, "aes-gcm", "aws-lc")
 RELEASE: Final = "release"
+# From this share on, a virtual machine's host has had a part in the figures.
+STOLEN_MAX: Final = 0.02
+LOAD_MAX: Final = 0.7
 # With it set, peak memory is measured at 8 GiB too, which takes 16 GiB of disk and a few minutes.
 HUGE_VARIABLE: Final = "STRONGROOM_BENCH_HUGE"
 
@@ -148,6 +151,7 @@ def run(
         `chunks_read`, `seconds`.
     """
     started = time.monotonic()
+    ticks = machine.processor_times()
     document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, **machine.describe(folder)}
     document |= {"engines": {}, "left_out": {}, "failed": {}, "memory": {}, "held_up": {}}
     document["chunks_read"] = {}
@@ -163,6 +167,7 @@ def run(
             continue
         _merge(document, job, result)
     document["machine"]["load_after"] = os.getloadavg()[0]
+    document["machine"]["stolen"] = _stolen(ticks, machine.processor_times())
     document["seconds"] = round(time.monotonic() - started, 1)
     return document
 
@@ -202,6 +207,13 @@ def run_job(job: Job, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     return result
 
 
+def _stolen(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
+    """Return the share of the processors' time that the machine's host took away."""
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
 def _merge(document: dict[str, Any], job: Job, result: dict[str, Any]) -> None:
     engine = document["engines"].setdefault(job.engine, {"build": result["build"], "groups": {}})
     engine["groups"] |= result["groups"]
@@ -223,9 +235,12 @@ def warnings_of(document: Mapping[str, Any]) -> list[str]:
             "link-time optimisation records take up to three times as long. No figure counts"
         )
     cpus = document["machine"]["cpus"] or 1
-    if document["machine"]["load_before"] > 0.7:
+    if document["machine"]["load_before"] > LOAD_MAX:
         found.append(
             f"the load was {document['machine']['load_before']:.2f} on {cpus} CPUs when the run "
             "began: somebody else was working"
         )
+    stolen = document["machine"].get("stolen")
+    if stolen is not None and stolen > STOLEN_MAX:
+        found.append(f"the machine's host took {stolen:.0%} of the processors' time away")
     return found
