@@ -1,7 +1,7 @@
 //! `Keyring`: the keys of one keyset as the core sees them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,7 @@ impl Entry {
 /// One loaded state of the keyset.
 struct Contents {
     generation: u64,
+    ticket: u64,
     expires: Instant,
     primary: Option<Arc<Entry>>,
     keys: HashMap<KeyId, Arc<Entry>>,
@@ -106,6 +107,9 @@ pub struct Keyring {
     // Only ever taken by threads that hold the GIL, so never held while the process forks.
     contents: RwLock<Option<Arc<Contents>>>,
     closed: AtomicBool,
+    // Loads are numbered as they begin; one that began before the floor was raised is not kept.
+    tickets: AtomicU64,
+    floor: AtomicU64,
 }
 
 impl Keyring {
@@ -127,6 +131,9 @@ impl Keyring {
     }
 
     fn load(&self, py: Python<'_>, missing: Option<&KeyId>) -> PyResult<Arc<Contents>> {
+        // Both before the store is read: what another thread changes meanwhile is newer.
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
         let reloaded = self.reload.bind(py).call1((missing.map(|id| hex(id)),))?;
         let (primary, rows, seconds): Reloaded = reloaded.extract()?;
         let primary = primary.map(|id| parse_id(&id)).transpose()?;
@@ -147,8 +154,8 @@ impl Keyring {
         }
         let contents = Arc::new(Contents {
             generation: secret::generation(),
-            expires: Instant::now()
-                + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO),
+            ticket,
+            expires: began + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO),
             primary: primary.and_then(|id| keys.get(&id).cloned()),
             keys,
         });
@@ -156,7 +163,12 @@ impl Keyring {
             .contents
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *cell = Some(Arc::clone(&contents));
+        let newer = cell
+            .as_ref()
+            .is_some_and(|kept| kept.generation == contents.generation && kept.ticket > ticket);
+        if ticket >= self.floor.load(Ordering::Relaxed) && !newer {
+            *cell = Some(Arc::clone(&contents));
+        }
         Ok(contents)
     }
 
@@ -234,15 +246,20 @@ impl Keyring {
             reload,
             contents: RwLock::new(None),
             closed: AtomicBool::new(false),
+            tickets: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
         }
     }
 
-    /// Forgets what was loaded.
+    /// Forgets what was loaded, and what is being loaded at this moment.
     fn invalidate(&self) {
-        self.contents
+        let mut cell = self
+            .contents
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+            .unwrap_or_else(PoisonError::into_inner);
+        let floor = self.tickets.load(Ordering::Relaxed);
+        self.floor.store(floor, Ordering::Relaxed);
+        cell.take();
     }
 
     /// Forgets what was loaded, for good.
