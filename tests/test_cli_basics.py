@@ -96,6 +96,8 @@ def test_help_lists_all_commands(run: Cli) -> None:
         ["encrypt", ""],
         ["encrypt", "x", "--suffix", ""],
         ["encrypt", "x", "--suffix", "/y"],
+        ["encrypt", "-r", "x", "-o", "y", "--suffix", ""],
+        ["decrypt", "-r", "x", "-o", "y", "--suffix", "a/b"],
         ["encrypt", "x", "y", "-o", "not-a-directory"],
         ["encrypt", "a/x", "b/x", "-o", "."],
         ["encrypt", "x", "--associated-data", "a", "--associated-data-file", "b"],
@@ -179,6 +181,35 @@ def test_closed_streams_do_no_harm(run: Cli) -> None:
             ["sh", "-c", f"{command} completion bash {closed}"], env=run.env, capture_output=True
         )
         assert done.returncode == 0, (closed, done.stderr)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+@pytest.mark.parametrize("json_flag", ["", "--json"])
+def test_closed_streams_and_a_store(run: Cli, closed: str, json_flag: str) -> None:
+    run.init()
+    command = " ".join(COMMAND)
+    done = subprocess.run(
+        ["sh", "-c", f"{command} keys list {json_flag} {closed}"], env=run.env, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["decrypt - <&-", "decrypt a.srm -o - >&-", "encrypt a -o - >&-"]
+)
+def test_closed_streams_are_no_other_file(run: Cli, arguments: str) -> None:
+    # The number of a closed descriptor must not be given to the store, or to a source.
+    run.init()
+    (run.folder / "a").write_bytes(b"plain")
+    run.ok("encrypt", "a")
+    before = run.store.read_bytes()
+    command = " ".join(COMMAND)
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {arguments}"], env=run.env, cwd=run.folder, capture_output=True
+    )
+    assert done.returncode == exitcodes.OTHER
+    assert b"Bad file descriptor" in done.stderr
+    assert run.store.read_bytes() == before
 
 
 def test_debug_shows_the_traceback(run: Cli) -> None:

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -53,6 +54,18 @@ def contents(root: Path) -> dict[str, bytes | str | None]:
         else:
             found[name] = path.read_bytes() if path.is_file() else None
     return found
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mknod(path, stat.S_IFSOCK | 0o600)])
+def test_a_pipe_never_replaces_what_is_no_file(cli: Cli, make: Callable[[Path], None]) -> None:
+    target = cli.folder / "node"
+    make(target)
+    before = target.lstat()
+    result = cli.run("encrypt", "-", "-o", target, "--force", input=PLAIN)
+    assert result.code == exitcodes.OTHER
+    assert "only regular files are replaced" in result.stderr
+    assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert cli.leftovers() == []
 
 
 # -- single files ----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def encrypt(
 
     The sources stay. With -r, SRC/a/b becomes DST/a/b.srm, where DST is what -o says.
     """
-    check_sources(sources, recursive=recursive, target=target, needs_target=True)
+    check_sources(sources, recursive=recursive, target=target, needs_target=True, suffix=suffix)
     settings |= {"suffix": suffix, "to_terminal": target == PIPE}
     with _transfer("encrypt", context, **settings) as transfer:
         if recursive:
@@ -101,7 +101,7 @@ def decrypt(
     chunk comes once it has: on exit code 13 what came is true and is not all. With -r files
     without the suffix are left out, which is exit code 3.
     """
-    check_sources(sources, recursive=recursive, target=target, needs_target=True)
+    check_sources(sources, recursive=recursive, target=target, needs_target=True, suffix=suffix)
     with _transfer("decrypt", context, suffix=suffix, **settings) as transfer:
         if recursive:
             return transfer.tree(sources, target)

@@ -107,6 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     flags = words[: words.index("--")] if "--" in words else words
     output = Output(json="--json" in flags, debug="--debug" in flags)
     try:
+        _fill_standard_descriptors()
         _catch_signals()
         _show_warnings(output)
         code = _invoke(words, output)
@@ -145,6 +146,21 @@ def _invoke(words: list[str], output: Output) -> int:
         output.usage(error)
         return exitcodes.USAGE
     return code if isinstance(code, int) else exitcodes.OK
+
+
+def _fill_standard_descriptors() -> None:
+    """Take the numbers 0 to 2 that whoever started us has closed.
+
+    Else the next file that is opened, the key store or a target, would get one of them, and be
+    read as stdin or written to as stdout. What takes them fails as a closed descriptor does:
+    stdin can't be read, stdout and stderr can't be written.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is what a new descriptor gets, and those below are in use.
+            os.open(os.devnull, os.O_RDONLY if number else os.O_WRONLY)
 
 
 def _catch_signals() -> None:

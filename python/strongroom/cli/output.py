@@ -75,7 +75,8 @@ class Output:
                 whole |= _path_fields(name, value)
         _write(sys.stdout, dumps(whole))
         # A reader of the pipe sees each object when it is due, not when a buffer is full.
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
     def failure(
         self,
@@ -143,7 +144,7 @@ class Output:
         """Print rows on stdout, as a table on a terminal and in plain columns elsewhere."""
         if self.json:
             return
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             from rich.console import Console
             from rich.table import Table
             from rich.text import Text

@@ -18,6 +18,7 @@ def check_sources(
     target: str | None = None,
     needs_target: bool = False,
     pipes: bool = True,
+    suffix: str | None = None,
 ) -> None:
     """Refuse combinations of sources and target that mean nothing.
 
@@ -32,6 +33,8 @@ def check_sources(
         raise click.UsageError("-r works on directories, not on stdin or stdout")
     if recursive and needs_target and target is None:
         raise click.UsageError("-r needs -o, the directory to write to")
+    if suffix is not None and (not suffix or "/" in suffix):
+        raise click.UsageError("--suffix must not be empty and has no /")
     if any(not source for source in sources):
         raise click.UsageError("a FILE's name can't be empty")
 
@@ -51,8 +54,6 @@ def named_targets(
         click.UsageError: A name has not the suffix to remove, two sources would go to one
             target, or several sources have a target that is no directory.
     """
-    if add + remove == "" or "/" in add + remove:
-        raise click.UsageError("--suffix must not be empty and has no /")
     if target is not None and len(sources) == 1:
         return [(sources[0], None if target == PIPE else target)]
     if list(sources) == [PIPE]:

@@ -47,6 +47,7 @@ class WholeFile:
         Raises:
             FileExistsError: The target is there, and not to be replaced.
             IsADirectoryError: The target is a directory.
+            ValueError: The target is a device, a FIFO or a socket: no rename may replace those.
             OSError: As `os.open`.
         """
         folder = os.path.dirname(self._path) or "."
@@ -101,6 +102,10 @@ class WholeFile:
 
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise ValueError(
+                "the target is a device, a FIFO or a socket: only regular files are replaced"
+            )
         if not self._overwrite:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path)
 
