@@ -105,6 +105,18 @@ def test_target_that_is_there_and_several_sources(store, work):
     assert (work / "one" / "single").read_text() == "single"
 
 
+def test_a_second_run_finds_a_passphrase_beside_the_key(store, work):
+    source, sealed = work / "source", work / "sealed"
+    source.mkdir()
+    (source / "file").write_bytes(b"data")
+    for _ in range(2):
+        report = encrypt_tree(source, sealed, store, passphrase="word")
+    assert (report.current, report.failed) == (1, 0)
+    assert encrypt_tree(source, sealed, store).current == 1
+    assert encrypt_tree(source, sealed, None, passphrase="word").current == 1
+    assert encrypt_tree(source, sealed, store, passphrase="other").failed == 1
+
+
 def test_what_a_second_run_finds(store, work):
     rng = seeded()
     source, sealed = work / "source", work / "sealed"
@@ -114,6 +126,11 @@ def test_what_a_second_run_finds(store, work):
     second = encrypt_tree(source, sealed, store)
     assert (second.current, second.ok, second.failed) == (first.ok, 0, 0)
     assert inodes == {path: path.lstat().st_ino for path in sealed.rglob("*.srm")}
+
+    # What opens in one of two ways that are asked for is not what is asked for.
+    for store_too in (store, None):
+        report = encrypt_tree(source, sealed, store_too, passphrase="word")
+        assert (report.current, report.failed) == (0, first.ok)
 
     # What differs in any way is not taken for current, and not replaced unasked.
     (source / "new").write_text("new")

@@ -8,8 +8,8 @@ temporary names, then one sync of the file system, then their names, then one mo
 A run that was killed is simply started again. What it left under temporary names is removed when
 a directory is next written to, and targets that are complete are recognised and reported as
 "current": same mtime as the source, the length that goes with it, and a message that opens with
-the same keys and associated data. Anything else that is there is a FileExistsError of that file,
-unless `overwrite` is set.
+the same keyset, passphrase and associated data, each that is given. Anything else that is there is
+a FileExistsError of that file, unless `overwrite` is set.
 """
 
 from __future__ import annotations

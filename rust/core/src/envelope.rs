@@ -319,7 +319,8 @@ pub enum NewSlot<'a> {
 }
 
 impl NewSlot<'_> {
-    fn kind(&self) -> u8 {
+    /// Its kind byte.
+    pub fn kind(&self) -> u8 {
         match self {
             NewSlot::Spare => SLOT_EMPTY,
             NewSlot::Keyset { .. } => SLOT_KEYSET,

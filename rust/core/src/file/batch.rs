@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::envelope::{self, Header, KeySource, NewSlot};
 use crate::error::{Error, Result};
 use crate::parallel::{self, Tick};
-use crate::params::{FILE_GROUP_BYTES, FILE_SHARED_MIN, FILE_WORKERS_MAX};
+use crate::params::{FILE_GROUP_BYTES, FILE_SHARED_MIN, FILE_WORKERS_MAX, SLOT_EMPTY};
 use crate::stream;
 
 /// One file of a group.
@@ -360,7 +360,7 @@ fn written(source: &Source, header: &Header, header_len: usize) -> Count {
 }
 
 /// Whether an earlier run has made the target out of this source: it has its mtime and the length
-/// that goes with it, and the message opens with these keys and this associated data.
+/// that goes with it, and the message opens in each of the ways that are asked for.
 fn current(
     job: &Job<'_>,
     work: &Work<'_>,
@@ -375,16 +375,29 @@ fn current(
         return None;
     }
     match work {
-        Work::Encrypt { keys, .. } => {
+        Work::Encrypt { slots, keys } => {
             let target = Source::open(job.target).ok()?;
             let (header, start) = target.header().ok()?;
             let len = stream::sealed_len(source.len())?.checked_add(start)?;
-            let engine = Engine::for_streams();
-            let opened = envelope::open_header(&header, *keys, associated_data, engine).ok()?;
-            (target.len() == len).then_some(Count {
+            if target.len() != len {
+                return None;
+            }
+            // Each way in that is asked for must be there: a passphrase beside a key, say.
+            let mut key_id = None;
+            for kind in slots.iter().map(NewSlot::kind) {
+                if kind == SLOT_EMPTY {
+                    continue;
+                }
+                let mut only = header.clone();
+                only.slots.retain(|slot| slot.kind == kind);
+                let engine = Engine::for_streams();
+                let opened = envelope::open_header(&only, *keys, associated_data, engine).ok()?;
+                key_id = key_id.or(opened.key_id);
+            }
+            Some(Count {
                 plaintext: source.len(),
                 message: len,
-                key_id: opened.key_id,
+                key_id,
             })
         }
         Work::Decrypt(keys) => {
