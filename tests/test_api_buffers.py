@@ -213,6 +213,19 @@ def test_no_buffer(wrong):
             secure.encrypt(b"", wrong)
 
 
+@pytest.mark.parametrize("value", [ctypes.c_double(1.5), np.array(1.5), np.float64(1.5)])
+def test_one_value_without_dimensions(value):
+    secure = SecureEncryption(generate_key())
+    message = secure.encrypt(value, value)
+    assert secure.decrypt(message, bytes(memoryview(value).cast("B"))) == bytes(value)
+    if not isinstance(value, np.float64):  # which can't be written to
+        ctypes.memset(
+            value.ctypes.data if isinstance(value, np.ndarray) else ctypes.byref(value), 0, 8
+        )
+        assert secure.decrypt_into(message, value, ctypes.c_double(1.5)) == 8
+        assert bytes(value) == bytes(ctypes.c_double(1.5))
+
+
 def test_text_as_associated_data_says_to_encode_it():
     secure = SecureEncryption(generate_key())
     with pytest.raises(TypeError, match=r"associated_data.*encode"):

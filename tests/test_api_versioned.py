@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import pytest
+import strongroom
 from strongroom import (
     DecryptionError,
     EncryptedPayload,
@@ -319,3 +320,12 @@ def test_inspect_needs_no_key(tmp_path, cipher, store):
         inspect(tmp_path / "nowhere")
     with pytest.raises(FormatError):
         inspect(b"text")
+
+
+def test_what_is_no_store_or_master_is_told(tmp_path, store):
+    with pytest.raises(TypeError, match="key_store must be an open KeyStore, not str"):
+        VersionedEncryption("keys.db")
+    with pytest.raises(TypeError, match="key_store must be an open KeyStore, not str"):
+        strongroom.encrypt_file(tmp_path / "a", tmp_path / "b", "keys.db")
+    with pytest.raises(TypeError, match=r"open_master\(uri\), not str"):
+        KeyStore.open(store.url, "file:master.key")

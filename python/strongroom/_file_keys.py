@@ -78,12 +78,15 @@ def file_keys(
 
     Raises:
         ValueError: Neither a key store nor a passphrase, or no keyset to write under.
+        TypeError: The key store is none.
         KeyNotFoundError: No such keyset.
     """
     if key_store is None and passphrase is None:
         raise ValueError("give a key store, a passphrase, or both")
     if keyset is None and key_store is not None and (writes or rewraps):
         raise ValueError("keyset=None searches all keysets to read; to write, name one")
+    if key_store is not None and not hasattr(key_store, "_keyring"):
+        raise TypeError(f"key_store must be an open KeyStore, not {type(key_store).__name__}")
     keyring = None if key_store is None else key_store._keyring(keyset)
     if passphrase is None:
         native = _native.FileKeys(keyring, allow_compromised=allow_compromised)

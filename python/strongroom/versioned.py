@@ -42,10 +42,13 @@ class VersionedEncryption(_native.KeysetCipher):
         Raises:
             KeyNotFoundError: There is no such keyset.
             KeyStateError: The keyset has another purpose.
-            TypeError: `keyset` is no str: one keyset is named, never all.
+            TypeError: `key_store` is no KeyStore; or `keyset` is no str: one keyset is named,
+                never all.
         """
         if not isinstance(keyset, str):
             raise TypeError(f"keyset must be a str, not {type(keyset).__name__}")
+        if not hasattr(key_store, "_keyring"):
+            raise TypeError(f"key_store must be an open KeyStore, not {type(key_store).__name__}")
         return super().__new__(cls, key_store._keyring(keyset))
 
     def __init__(self, key_store: KeyStore, keyset: str = "default") -> None:

@@ -86,7 +86,11 @@ def open_root(master: MasterKeyProvider, head: Head) -> _native.MemoryLockedKey:
         MasterKeyError: It is none of the store's masters (a wrong key or passphrase), or refused.
         KeyStoreError: It is one, but the wrapped root was changed.
         LimitError: A passphrase's cost in the store is above what the format allows.
+        TypeError: It is no master.
     """
+    # Not the whole protocol: to look at a passphrase's key_id is a run of Argon2id.
+    if not hasattr(master, "unwrap"):
+        raise _no_master(master)
     root_id = _text(head.store, sql.STORE, "root_id")
     refusal: MasterKeyError | None = None
     for row in _loose_masters(head):
@@ -177,16 +181,20 @@ def master_row(
         TypeError: It is no master.
     """
     if not isinstance(master, MasterKeyProvider):
-        raise TypeError(
-            "a master needs key_id, uri, wrap and unwrap: use FileMasterKey, PassphraseMasterKey "
-            f"or open_master(uri), not {type(master).__name__}"
-        )
+        raise _no_master(master)
     data = wrapped.wrap_with(master, root)
     uri = master.uri
     if not isinstance(uri, str) or len(uri.encode()) > _URI_BYTES:
         raise MasterKeyError(f"a master's uri is text of at most {_URI_BYTES} bytes")
     key_id = wrapped.parse(data).wrapping_id
     return sealed(root, MasterRow(key_id, uri, int(recovery), data, now))
+
+
+def _no_master(master: object) -> TypeError:
+    return TypeError(
+        "a master needs key_id, uri, wrap and unwrap: use FileMasterKey, PassphraseMasterKey "
+        f"or open_master(uri), not {type(master).__name__}"
+    )
 
 
 def info(row: MasterRow) -> MasterInfo:

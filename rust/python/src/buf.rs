@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PyString};
 use pyo3::{PyResult, Python, ffi};
@@ -118,7 +119,17 @@ fn buffer(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
         // Some exporters (ctypes) leave the strides out, which PyO3 refuses; a memoryview of them
         // fills them in.
         if error.is_instance_of::<PyBufferError>(object.py()) {
-            PyUntypedBuffer::get(PyMemoryView::from(object)?.as_any())
+            let view = PyMemoryView::from(object)?;
+            // One value without dimensions has no shape either; as bytes it has one.
+            if view
+                .getattr(intern!(object.py(), "ndim"))?
+                .extract::<usize>()?
+                == 0
+            {
+                let bytes = view.call_method1(intern!(object.py(), "cast"), ("B",))?;
+                return PyUntypedBuffer::get(&bytes);
+            }
+            PyUntypedBuffer::get(view.as_any())
         } else {
             Err(error)
         }

@@ -10,6 +10,7 @@ use strongroom_core::{Error, stream};
 
 use crate::buf::{Input, new_bytes};
 use crate::errors::OrRaise;
+use crate::number::Number;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(aes_256_gcm_encrypt, m)?)?;
@@ -228,8 +229,9 @@ fn hkdf_expand_sha512<'py>(
     py: Python<'py>,
     key: &Bound<'py, PyAny>,
     info: &Bound<'py, PyAny>,
-    length: usize,
+    length: Number,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    let Number(length) = length;
     let key = Input::new(key, "key")?;
     let info = Input::new(info, "info")?;
     if length > 255 * strongroom_core::kdf::MAC_LEN {

@@ -11,6 +11,7 @@ mod hazmat;
 mod keyring;
 mod keyset_cipher;
 mod message;
+mod number;
 mod packed;
 mod parallel_encryption;
 mod pool;

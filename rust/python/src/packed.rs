@@ -11,6 +11,7 @@ use crate::batch::locate;
 use crate::buf::{Input, new_bytes};
 use crate::cipher::{AssociatedData, detached_above};
 use crate::errors::OrRaise;
+use crate::number::Number;
 use crate::tick::Ticker;
 
 fn check_size(size: usize) -> PyResult<()> {
@@ -27,9 +28,10 @@ pub fn encrypt_packed<'py>(
     py: Python<'py>,
     key: &KeyHandle,
     data: &Bound<'py, PyAny>,
-    size: usize,
+    size: Number,
     associated_data: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    let Number(size) = size;
     let data = Input::new(data, "data")?;
     let data = data.as_slice();
     let associated_data = AssociatedData::new(associated_data)?;
@@ -61,10 +63,11 @@ pub fn decrypt_packed<'py>(
     py: Python<'py>,
     key: &KeyHandle,
     data: &Bound<'py, PyAny>,
-    size: usize,
+    size: Number,
     associated_data: Option<&Bound<'py, PyAny>>,
     check: impl Fn(&[u8]) -> Result<(), Error> + Sync,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    let Number(size) = size;
     let data = Input::new(data, "data")?;
     let data = data.as_slice();
     let associated_data = AssociatedData::new(associated_data)?;

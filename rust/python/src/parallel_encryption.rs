@@ -17,6 +17,7 @@ use crate::cipher::{
     room, seal_envelope, seal_envelope_into,
 };
 use crate::errors::OrRaise;
+use crate::number::Number;
 use crate::secret::key_argument;
 
 /// Encrypts large values as envelopes under one key, on all cores.
@@ -31,7 +32,7 @@ use crate::secret::key_argument;
 ///         `set_num_threads` says.
 ///
 /// Raises:
-///     ValueError: `key` has another length, or `max_workers` is 0.
+///     ValueError: `key` has another length, or `max_workers` is less than 1.
 #[pyclass(frozen, module = "strongroom")]
 pub struct ParallelEncryption {
     key: Arc<KeyHandle>,
@@ -42,15 +43,16 @@ pub struct ParallelEncryption {
 impl ParallelEncryption {
     #[new]
     #[pyo3(signature = (key, max_workers=None))]
-    fn new(key: &Bound<'_, PyAny>, max_workers: Option<usize>) -> PyResult<Self> {
-        if max_workers == Some(0) {
+    fn new(key: &Bound<'_, PyAny>, max_workers: Option<Number>) -> PyResult<Self> {
+        let workers = max_workers.map(|Number(workers)| workers);
+        if workers == Some(0) {
             return Err(PyValueError::new_err(
                 "max_workers is 0: give 1 or more, or None for all",
             ));
         }
         Ok(Self {
             key: key_argument(key)?,
-            workers: max_workers,
+            workers,
         })
     }
 
@@ -191,8 +193,8 @@ impl ParallelEncryption {
     /// Raises:
     ///     LimitError: No envelope is that long.
     #[pyo3(signature = (n), text_signature = "($self, n)")]
-    fn encrypted_size(&self, py: Python<'_>, n: u64) -> PyResult<u64> {
-        envelope_len(n).or_raise(py)
+    fn encrypted_size(&self, py: Python<'_>, n: Number) -> PyResult<u64> {
+        envelope_len(n.0 as u64).or_raise(py)
     }
 
     /// Plaintext bytes of a whole envelope, from its length alone: nothing is authenticated.

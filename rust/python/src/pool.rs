@@ -6,6 +6,7 @@ use strongroom_core::{engine, parallel, params, random, secret};
 
 use crate::buf::new_bytes;
 use crate::errors::OrRaise;
+use crate::number::Number;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(generate_key, m)?)?;
@@ -33,8 +34,8 @@ fn generate_key(py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
 ///     ValueError: Out of these bounds.
 #[pyfunction]
 #[pyo3(signature = (threads))]
-fn set_num_threads(py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
-    parallel::set_num_threads(threads).or_raise(py)
+fn set_num_threads(py: Python<'_>, threads: Option<Number>) -> PyResult<()> {
+    parallel::set_num_threads(threads.map(|Number(threads)| threads)).or_raise(py)
 }
 
 /// How many threads a large call uses, the caller included.

@@ -16,6 +16,7 @@ use crate::cipher::{
     seal_record, seal_record_into,
 };
 use crate::errors::OrRaise;
+use crate::number::Number;
 use crate::packed;
 use crate::secret::key_argument;
 
@@ -145,7 +146,7 @@ impl SecureEncryption {
     ) -> PyResult<usize> {
         let data = Input::new(data, "data")?;
         let associated_data = AssociatedData::new(associated_data)?;
-        let needed = self.encrypted_size(py, data.as_slice().len())?;
+        let needed = self.encrypted_size(py, Number(data.as_slice().len()))?;
         let mut out = Output::new(out, "out")?;
         refuse_overlap(data.as_slice(), out.as_mut_slice())?;
         let room = room(&mut out, needed)?;
@@ -257,7 +258,7 @@ impl SecureEncryption {
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-        size: usize,
+        size: Number,
         associated_data: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         packed::encrypt_packed(py, &self.key, data, size, associated_data)
@@ -282,7 +283,7 @@ impl SecureEncryption {
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
-        size: usize,
+        size: Number,
         associated_data: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         packed::decrypt_packed(py, &self.key, data, size, associated_data, |message| {
@@ -295,7 +296,8 @@ impl SecureEncryption {
     /// Raises:
     ///     LimitError: `n` is over 2^30.
     #[pyo3(signature = (n), text_signature = "($self, n)")]
-    fn encrypted_size(&self, py: Python<'_>, n: usize) -> PyResult<usize> {
+    fn encrypted_size(&self, py: Python<'_>, n: Number) -> PyResult<usize> {
+        let Number(n) = n;
         record::check_plaintext_len(n).or_raise(py)?;
         Ok(n + RECORD_OVERHEAD)
     }
