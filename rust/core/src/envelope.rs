@@ -11,7 +11,7 @@ use crate::params::{
 use crate::record::{check_associated_data, kind, wrong_kind};
 use crate::secret::Secret;
 use crate::slot::{Content, PassphraseParams, Slot, seal_body};
-pub use crate::source::KeySource;
+pub use crate::source::{KeySource, kek_entry};
 use crate::stream::{self, Prefix, StreamKey};
 
 const PREAMBLE: [u8; PREAMBLE_LEN] = [MAGIC[0], MAGIC[1], MAGIC[2], KIND_ENVELOPE];
@@ -186,9 +186,10 @@ pub struct Opened {
 /// Opens a header: FORMAT.md §4, *Opening*.
 ///
 /// # Errors
-/// [`Error::KeyNotFound`] without a candidate; [`Error::KeyState`] where the only one is a key
-/// that may not be used; [`Error::Decryption`] where no candidate opens; [`Error::Limit`] for
-/// passphrase costs out of bounds.
+/// [`Error::KeyNotFound`] without a candidate; [`Error::Decryption`] where no candidate opens;
+/// before that [`Error::Master`] where a master could not be asked for one, and
+/// [`Error::KeyState`] where a key that is there may not be used; [`Error::Limit`] for passphrase
+/// costs out of bounds.
 pub fn open_header(
     header: &Header,
     keys: &dyn KeySource,
@@ -196,6 +197,44 @@ pub fn open_header(
     engine: Engine,
 ) -> Result<Opened> {
     check_associated_data(associated_data)?;
+    let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
+    let (dek, stream, slot, key_id) = first_candidate(header, keys, |dek| {
+        StreamKey::open(engine, dek.expose()?, &header.prefix, &context)
+    })?;
+    Ok(Opened {
+        stream,
+        dek,
+        slot,
+        key_id,
+    })
+}
+
+/// What opened a message's slots, without a look at its data.
+pub struct Unwrapped {
+    /// The DEK.
+    pub dek: Secret<[u8; KEY_LEN]>,
+    /// Which slot it was.
+    pub slot: usize,
+    /// The keyset key or KEK, where one opened it.
+    pub key_id: Option<KeyId>,
+}
+
+/// Opens a slot for rewrapping, without the associated data: the slot itself is bound to salt and
+/// commitment, so its DEK is this message's.
+///
+/// # Errors
+/// As [`open_header`].
+pub fn unwrap_dek(header: &Header, keys: &dyn KeySource) -> Result<Unwrapped> {
+    let (dek, (), slot, key_id) = first_candidate(header, keys, |_| Ok(()))?;
+    Ok(Unwrapped { dek, slot, key_id })
+}
+
+/// The first slot that opens to a DEK which `accept` takes; slots that don't are passed over.
+fn first_candidate<T>(
+    header: &Header,
+    keys: &dyn KeySource,
+    accept: impl Fn(&Secret<[u8; KEY_LEN]>) -> Result<T>,
+) -> Result<(Secret<[u8; KEY_LEN]>, T, usize, Option<KeyId>)> {
     if keys.has_passphrase() {
         let params: Vec<_> = header
             .slots
@@ -208,7 +247,7 @@ pub fn open_header(
         PassphraseParams::check_all(params.iter())?;
     }
     let mut candidates = false;
-    let mut forbidden = None;
+    let (mut unasked, mut forbidden) = (None, None);
     for (number, slot) in header.slots.iter().enumerate() {
         let (found, label, key_id) = match slot.content() {
             Content::Keyset { key_id } => (keys.keyset_key(&key_id), BoxLabel::Wrap, Some(key_id)),
@@ -225,6 +264,10 @@ pub fn open_header(
         let material = match found {
             Ok(Some(material)) => material,
             Ok(None) => continue,
+            Err(error @ Error::Master(_)) => {
+                unasked = unasked.or(Some(error));
+                continue;
+            }
             Err(error @ Error::KeyState { .. }) => {
                 forbidden = forbidden.or(Some(error));
                 continue;
@@ -241,24 +284,15 @@ pub fn open_header(
             Err(Error::Decryption { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
-        if let Ok(stream) = StreamKey::open(engine, dek.expose()?, &header.prefix, &context) {
-            return Ok(Opened {
-                stream,
-                dek,
-                slot: number,
-                key_id,
-            });
+        if let Ok(accepted) = accept(&dek) {
+            return Ok((dek, accepted, number, key_id));
         }
     }
-    if let Some(forbidden) = forbidden {
-        return Err(forbidden);
-    }
-    if candidates {
-        Err(Error::DECRYPTION)
-    } else {
-        Err(not_found(header))
-    }
+    Err(match unasked.or(forbidden) {
+        Some(error) => error,
+        None if candidates => Error::DECRYPTION,
+        None => not_found(header),
+    })
 }
 
 fn not_found(header: &Header) -> Error {

@@ -32,6 +32,8 @@ pub enum Error {
         /// Its state.
         state: &'static str,
     },
+    /// A master that could not be asked or refused; whoever asked it has the cause.
+    Master(String),
     /// An argument of a wrong length or value.
     Invalid(String),
     /// Memory could not be had or locked.
@@ -63,6 +65,7 @@ impl std::fmt::Display for Error {
             Error::Format(text)
             | Error::UnsupportedVersion(text)
             | Error::Limit(text)
+            | Error::Master(text)
             | Error::Invalid(text)
             | Error::Memory(text) => f.write_str(text),
             Error::Decryption { .. } => {

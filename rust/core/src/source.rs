@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::Result;
 use crate::keys::{KeyId, Material};
 use crate::slot::PassphraseParams;
@@ -30,8 +32,21 @@ pub trait KeySource {
     /// The KEK that a master which was given unwraps.
     ///
     /// # Errors
-    /// [`crate::Error::Decryption`] where it does not unwrap; whatever the master raises.
+    /// [`crate::Error::Decryption`] where it does not unwrap, [`crate::Error::Master`] where it
+    /// can't be asked or refuses: with both, further slots are tried. What else is returned ends
+    /// the opening.
     fn master_key(&self, _kek_id: &KeyId, _wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
         Ok(None)
     }
+}
+
+/// Where a cache keeps an unwrapped KEK: SHA-256 over all bytes that were authenticated when it was
+/// unwrapped. The wrapping key's id is among them, in the wrapped key's header.
+pub fn kek_entry(kek_id: &KeyId, wrapped: &[u8]) -> [u8; 32] {
+    // The id has one length, so the join has one reading.
+    Sha256::new()
+        .chain_update(kek_id)
+        .chain_update(wrapped)
+        .finalize()
+        .into()
 }

@@ -13,6 +13,7 @@ pyo3::import_exception!(strongroom.errors, KeyNotFoundError);
 pyo3::import_exception!(strongroom.errors, KeyStateError);
 pyo3::import_exception!(strongroom.errors, KeyStoreError);
 pyo3::import_exception!(strongroom.errors, LimitError);
+pyo3::import_exception!(strongroom.errors, MasterKeyError);
 pyo3::import_exception!(strongroom.errors, UnsupportedVersionError);
 
 /// The exception for one of the core's errors.
@@ -21,6 +22,7 @@ pub fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::Format(text) => return FormatError::new_err(text),
         Error::UnsupportedVersion(text) => return UnsupportedVersionError::new_err(text),
         Error::Limit(text) => return LimitError::new_err(text),
+        Error::Master(text) => return MasterKeyError::new_err(text),
         Error::Invalid(text) => return PyValueError::new_err(text),
         Error::Memory(text) => return PyMemoryError::new_err(text),
         Error::Os(error) => return os_error(error),

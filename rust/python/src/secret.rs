@@ -85,7 +85,8 @@ impl MemoryLockedKey {
         Self::of(share(handle))
     }
 
-    fn of(handle: Arc<KeyHandle>) -> Self {
+    /// One more name for a key: it is destroyed for all of them at once.
+    pub fn of(handle: Arc<KeyHandle>) -> Self {
         Self {
             handle,
             views: Views::default(),

@@ -1,0 +1,549 @@
+//! `EnvelopeCipher`, the native half of `EnvelopeEncryption`: envelopes under KEKs that a master
+//! wraps, or under the keys of a keyset; and the cache of unwrapped KEKs.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use strongroom_core::engine::Engine;
+use strongroom_core::envelope::{self, Header, KeySource, NewSlot};
+use strongroom_core::error::hex;
+use strongroom_core::keys::{KeyHandle, KeyId, Material};
+use strongroom_core::record::check_associated_data;
+use strongroom_core::slot::Content;
+use strongroom_core::{Error, Result, parallel, secret, stream};
+
+use crate::buf::{Input, new_bytes};
+use crate::cipher::{AssociatedData, detached_above, open_envelope};
+use crate::errors::{DecryptionError, OrRaise, to_py};
+use crate::keyring::{Keyring, KeyringSource};
+use crate::secret::MemoryLockedKey;
+use crate::tick::Ticker;
+
+/// KEKs kept at a time: every writer has one of its own, and each takes some hundred bytes of
+/// locked memory, of which a process may have no more than 64 KiB.
+const CACHE_MAX: usize = 128;
+
+/// A KEK with what it stands for in an envelope.
+struct Kek {
+    id: KeyId,
+    wrapped: Vec<u8>,
+    key: Arc<KeyHandle>,
+    expires: Instant,
+    uses_left: AtomicU64,
+}
+
+impl Kek {
+    /// Counts a use; false where none is left.
+    fn take(&self) -> bool {
+        Instant::now() < self.expires
+            && self
+                .uses_left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+    }
+}
+
+/// By [`envelope::kek_entry`]; `writing` is the one that new messages are written under.
+#[derive(Default)]
+struct Cache {
+    generation: u64,
+    closed: bool,
+    writing: Option<Arc<Kek>>,
+    opened: HashMap<[u8; 32], Arc<Kek>>,
+}
+
+impl Cache {
+    fn clear(&mut self) {
+        self.writing = None;
+        self.opened.clear();
+    }
+}
+
+/// Encrypts envelopes under KEKs.
+#[pyclass(frozen, subclass, module = "strongroom._native")]
+pub struct EnvelopeCipher {
+    keyring: Option<Py<Keyring>>,
+    /// The Python half: `make(cipher)` and `unwrap(cipher, wrapped, kek_id, entry)`.
+    master: Option<Py<PyAny>>,
+    lifetime: Duration,
+    uses: u64,
+    // Only ever taken by threads that hold the GIL and not kept over a call into Python, so never
+    // held while the process forks.
+    cache: Mutex<Cache>,
+}
+
+#[pymethods]
+impl EnvelopeCipher {
+    #[new]
+    #[pyo3(signature = (keyring, master, seconds, uses))]
+    fn new(
+        keyring: Option<Py<Keyring>>,
+        master: Option<Py<PyAny>>,
+        seconds: f64,
+        uses: u64,
+    ) -> PyResult<Self> {
+        let lifetime = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| pyo3::exceptions::PyValueError::new_err("seconds must be 0 or more"))?;
+        Ok(Self {
+            keyring,
+            master,
+            lifetime,
+            uses,
+            cache: Mutex::default(),
+        })
+    }
+
+    /// Encrypts one value as an envelope.
+    ///
+    /// Args:
+    ///     plaintext: Any C-contiguous buffer.
+    ///     associated_data: 0 to 65,535 bytes that are authenticated and not stored.
+    ///
+    /// Returns:
+    ///     The envelope.
+    ///
+    /// Raises:
+    ///     MasterKeyError: A new KEK was due, and the master refused or is out of reach.
+    ///     KeyStateError: The keyset has no primary key, or this object was closed.
+    ///     KeyStoreError: The store is closed, or can't be read.
+    ///     LimitError: `associated_data` is too long.
+    ///     TypeError, BufferError: An argument is no C-contiguous buffer; a str has to be encoded first.
+    #[pyo3(signature = (plaintext, associated_data=None), text_signature = "($self, plaintext, associated_data=b\"\")")]
+    fn encrypt<'py>(
+        slf: &Bound<'py, Self>,
+        plaintext: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let plaintext = Input::new(plaintext, "plaintext")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        seal(slf, plaintext.as_slice(), associated_data.as_slice())
+    }
+
+    /// Decrypts one envelope.
+    ///
+    /// Args:
+    ///     data: A whole envelope.
+    ///     associated_data: What it was encrypted with.
+    ///     allow_compromised: Also under a compromised key of the keyset.
+    ///
+    /// Returns:
+    ///     The plaintext; all of it was authenticated before any of it is returned.
+    ///
+    /// Raises:
+    ///     KeyNotFoundError: No slot is of this master or keyset.
+    ///     MasterKeyError: The master refused or is out of reach, and no other slot opens.
+    ///     KeyStateError: The key is suspended, or compromised and not allowed; or this object was
+    ///         closed.
+    ///     DecryptionError: Wrong associated data or damaged bytes.
+    ///     FormatError: `data` is no whole envelope.
+    ///     UnsupportedVersionError: A version or kind that is not known here.
+    ///     KeyStoreError: The store is closed, or can't be read.
+    #[pyo3(signature = (data, associated_data=None, *, allow_compromised=false), text_signature = "($self, data, associated_data=b\"\", *, allow_compromised=False)")]
+    fn decrypt<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+        allow_compromised: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = Input::new(data, "data")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        open(
+            slf,
+            data.as_slice(),
+            associated_data.as_slice(),
+            allow_compromised,
+        )
+    }
+
+    /// Puts an envelope under another KEK; its DEK, and all behind its slots, stay as they are.
+    ///
+    /// The KEK is the keyset's primary key, or without a store one that the present master wraps
+    /// and that the envelope was not under before. Rewrapping is not revoking: whoever once opened
+    /// the old slot has the DEK, and only `reencrypt` ends that, for the new copy.
+    ///
+    /// Args:
+    ///     data: A whole envelope. Its chunks are not looked at.
+    ///
+    /// Returns:
+    ///     The new envelope; `data` itself where it is under the primary key already.
+    ///
+    /// Raises:
+    ///     KeyNotFoundError, MasterKeyError, DecryptionError, FormatError: As `decrypt`.
+    ///     KeyStateError: As `decrypt`; a compromised key takes `reencrypt`.
+    #[pyo3(signature = (data), text_signature = "($self, data)")]
+    fn rewrap<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let py = slf.py();
+        let this = slf.get();
+        let input = Input::new(data, "data")?;
+        let (header, sealed) = Header::split(input.as_slice()).or_raise(py)?;
+        this.check_open(py)?;
+        let source = Source::new(slf, false);
+        let opened =
+            envelope::unwrap_dek(&header, &source).map_err(|error| source.to_py(py, error))?;
+        let old = match header.slots[opened.slot].content() {
+            Content::Master { .. } => opened.key_id,
+            _ => None,
+        };
+        let new = Under::choose(slf, old.as_ref())?;
+        if old.is_none() && new.keyset_key() == opened.key_id.as_ref() {
+            return Ok(match data.cast_exact::<PyBytes>() {
+                Ok(bytes) => bytes.clone(),
+                Err(_) => PyBytes::new(py, input.as_slice()),
+            });
+        }
+        let material = new.key().material().or_raise(py)?;
+        let dek = opened.dek.expose().or_raise(py)?;
+        let header = envelope::replace_slot(&header, opened.slot, dek, &new.slot(&material))
+            .or_raise(py)?
+            .to_bytes();
+        new_bytes(py, header.len() + sealed.len(), |out| {
+            let (head, body) = out.split_at_mut(header.len());
+            head.copy_from_slice(&header);
+            detached_above(py, sealed.len(), || body.copy_from_slice(sealed));
+            Ok(())
+        })
+    }
+
+    /// Encrypts an envelope anew, with a new DEK.
+    ///
+    /// Args:
+    ///     data: A whole envelope.
+    ///     associated_data: What it was encrypted with, and is again.
+    ///     allow_compromised: Also from a compromised key of the keyset.
+    ///
+    /// Returns:
+    ///     The new envelope, with one slot.
+    ///
+    /// Raises:
+    ///     KeyNotFoundError, MasterKeyError, DecryptionError, FormatError, KeyStateError: As `decrypt`.
+    #[pyo3(signature = (data, associated_data=None, *, allow_compromised=false), text_signature = "($self, data, associated_data=b\"\", *, allow_compromised=False)")]
+    fn reencrypt<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        associated_data: Option<&Bound<'py, PyAny>>,
+        allow_compromised: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = Input::new(data, "data")?;
+        let associated_data = AssociatedData::new(associated_data)?;
+        let associated_data = associated_data.as_slice();
+        let plaintext = open(slf, data.as_slice(), associated_data, allow_compromised)?;
+        seal(slf, plaintext.as_bytes(), associated_data)
+    }
+
+    /// Forgets the unwrapped KEKs: the next uses ask the master again.
+    #[pyo3(text_signature = "($self)")]
+    fn forget(&self) {
+        self.cache().clear();
+    }
+
+    /// Wipes the unwrapped KEKs; each further use raises KeyStateError. Twice is no error.
+    #[pyo3(text_signature = "($self)")]
+    fn close(&self) {
+        let mut cache = self.cache();
+        cache.closed = true;
+        cache.clear();
+    }
+
+    /// The KEK that new messages are written under and its wrapping, if there is one with a use
+    /// left, which is counted.
+    fn _writing(&self, py: Python<'_>) -> Option<(Py<MemoryLockedKey>, Py<PyBytes>)> {
+        let kek = self.writing()?;
+        let key = Py::new(py, MemoryLockedKey::of(Arc::clone(&kek.key))).ok()?;
+        Some((key, PyBytes::new(py, &kek.wrapped).unbind()))
+    }
+
+    /// Keeps a KEK that new messages are to be written under; one use is counted.
+    fn _write_under(&self, key: &Bound<'_, MemoryLockedKey>, wrapped: &[u8]) {
+        let kek = Arc::new(self.kek(&key.get().handle, wrapped));
+        let mut cache = self.cache();
+        keep(&mut cache, &kek);
+        cache.writing = Some(kek);
+    }
+
+    /// A KEK that is kept under this entry and has a use left, which is counted.
+    fn _opened(&self, py: Python<'_>, entry: [u8; 32]) -> PyResult<Option<Py<MemoryLockedKey>>> {
+        self.opened(&entry)
+            .map(|kek| Py::new(py, MemoryLockedKey::of(Arc::clone(&kek.key))))
+            .transpose()
+    }
+
+    /// Keeps an unwrapped KEK; one use is counted.
+    fn _keep(&self, key: &Bound<'_, MemoryLockedKey>, wrapped: &[u8]) {
+        let kek = Arc::new(self.kek(&key.get().handle, wrapped));
+        keep(&mut self.cache(), &kek);
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "an EnvelopeEncryption can't be pickled or copied: make it again in the other process",
+        ))
+    }
+}
+
+impl EnvelopeCipher {
+    /// The cache, empty in a forked child.
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = secret::generation();
+        if cache.generation != generation {
+            cache.generation = generation;
+            cache.clear();
+        }
+        cache
+    }
+
+    fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.cache().closed {
+            return Ok(());
+        }
+        Err(Error::KeyState {
+            message: "this EnvelopeEncryption was closed: make another one".into(),
+            key_id: None,
+            state: "closed",
+        })
+        .or_raise(py)
+    }
+
+    fn kek(&self, key: &Arc<KeyHandle>, wrapped: &[u8]) -> Kek {
+        Kek {
+            id: key.id(),
+            wrapped: wrapped.to_vec(),
+            key: Arc::clone(key),
+            expires: Instant::now() + self.lifetime,
+            uses_left: AtomicU64::new(self.uses.saturating_sub(1)),
+        }
+    }
+
+    fn writing(&self) -> Option<Arc<Kek>> {
+        let mut cache = self.cache();
+        match cache.writing.take_if(|kek| !kek.take()) {
+            Some(_) => None,
+            None => cache.writing.clone(),
+        }
+    }
+
+    fn opened(&self, entry: &[u8; 32]) -> Option<Arc<Kek>> {
+        let mut cache = self.cache();
+        let kek = cache.opened.get(entry)?;
+        if kek.take() {
+            return Some(Arc::clone(kek));
+        }
+        cache.opened.remove(entry);
+        None
+    }
+}
+
+/// Puts a KEK into the cache; where that is full, what expires first goes.
+fn keep(cache: &mut Cache, kek: &Arc<Kek>) {
+    if cache.closed {
+        return;
+    }
+    if cache.opened.len() >= CACHE_MAX {
+        let now = Instant::now();
+        cache.opened.retain(|_, kek| now < kek.expires);
+        let first = cache.opened.iter().min_by_key(|(_, kek)| kek.expires);
+        if let Some((entry, _)) = first
+            && cache.opened.len() >= CACHE_MAX
+        {
+            let entry = *entry;
+            cache.opened.remove(&entry);
+        }
+    }
+    let entry = envelope::kek_entry(&kek.id, &kek.wrapped);
+    cache.opened.insert(entry, Arc::clone(kek));
+}
+
+/// What a message is written under.
+enum Under {
+    Keyset(KeyId, Arc<KeyHandle>),
+    Kek(Arc<Kek>),
+}
+
+impl Under {
+    /// The keyset's primary, or without a store a KEK other than `not`.
+    fn choose(slf: &Bound<'_, EnvelopeCipher>, not: Option<&KeyId>) -> PyResult<Self> {
+        let py = slf.py();
+        let this = slf.get();
+        if let Some(keyring) = &this.keyring {
+            let (id, key) = keyring.get().primary(py)?;
+            return Ok(Under::Keyset(id, key));
+        }
+        if let Some(kek) = this.writing() {
+            if not != Some(&kek.id) {
+                return Ok(Under::Kek(kek));
+            }
+            let mut cache = this.cache();
+            cache.writing.take_if(|writing| not == Some(&writing.id));
+        }
+        let master = this.master.as_ref().expect("a store, a master, or both");
+        let (key, wrapped): (Py<MemoryLockedKey>, Bound<'_, PyBytes>) =
+            master.bind(py).call_method1("make", (slf,))?.extract()?;
+        let kek = this.kek(&key.get().handle, wrapped.as_bytes());
+        Ok(Under::Kek(Arc::new(kek)))
+    }
+
+    fn key(&self) -> &KeyHandle {
+        match self {
+            Under::Keyset(_, key) => key,
+            Under::Kek(kek) => &kek.key,
+        }
+    }
+
+    fn keyset_key(&self) -> Option<&KeyId> {
+        match self {
+            Under::Keyset(id, _) => Some(id),
+            Under::Kek(_) => None,
+        }
+    }
+
+    fn slot<'a>(&'a self, material: &'a Material) -> NewSlot<'a> {
+        match self {
+            Under::Keyset(id, _) => NewSlot::Keyset {
+                id: *id,
+                key: material,
+            },
+            Under::Kek(kek) => NewSlot::Master {
+                kek_id: kek.id,
+                wrapped: &kek.wrapped,
+                key: material,
+            },
+        }
+    }
+}
+
+fn seal<'py>(
+    slf: &Bound<'py, EnvelopeCipher>,
+    plaintext: &[u8],
+    associated_data: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let py = slf.py();
+    check_associated_data(associated_data).or_raise(py)?;
+    let Some(sealed) = stream::sealed_len(plaintext.len() as u64) else {
+        let text = format!("{} bytes are more than an envelope holds", plaintext.len());
+        return Err(Error::Limit(text)).or_raise(py);
+    };
+    slf.get().check_open(py)?;
+    let under = Under::choose(slf, None)?;
+    let material = under.key().material().or_raise(py)?;
+    let (header, key) = envelope::create(
+        &[under.slot(&material)],
+        associated_data,
+        Engine::for_streams(),
+    )
+    .or_raise(py)?;
+    let header = header.to_bytes();
+    let Ok(len) = usize::try_from(header.len() as u64 + sealed) else {
+        return Err(Error::Memory("the envelope is larger than memory".into())).or_raise(py);
+    };
+    new_bytes(py, len, |out| {
+        let (head, body) = out.split_at_mut(header.len());
+        head.copy_from_slice(&header);
+        let mut ticker = Ticker::new();
+        detached_above(py, plaintext.len(), || {
+            parallel::seal_message(key, plaintext, body, None, &mut |done| ticker.tick(done))
+        })
+        .map_err(|error| ticker.into_py_err(py, error))
+    })
+}
+
+fn open<'py>(
+    slf: &Bound<'py, EnvelopeCipher>,
+    message: &[u8],
+    associated_data: &[u8],
+    allow_compromised: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let py = slf.py();
+    slf.get().check_open(py)?;
+    let source = Source::new(slf, allow_compromised);
+    let raise = |error| source.to_py(py, error);
+    open_envelope(py, &source, associated_data, message, None, raise)
+}
+
+/// The keys of a cipher for the time of one call with the GIL held.
+struct Source<'a, 'py> {
+    cipher: &'a Bound<'py, EnvelopeCipher>,
+    keyring: Option<KeyringSource<'a>>,
+    /// The first exception of a master, or the one that ended the opening.
+    raised: Cell<Option<PyErr>>,
+    ended: Cell<bool>,
+}
+
+impl<'a, 'py> Source<'a, 'py> {
+    fn new(cipher: &'a Bound<'py, EnvelopeCipher>, allow_compromised: bool) -> Self {
+        let keyring = cipher.get().keyring.as_ref();
+        Self {
+            cipher,
+            keyring: keyring.map(|keyring| KeyringSource::new(keyring.get(), allow_compromised)),
+            raised: Cell::new(None),
+            ended: Cell::new(false),
+        }
+    }
+
+    /// The exception for an error of the opening.
+    fn to_py(&self, py: Python<'_>, error: Error) -> PyErr {
+        match (error, self.raised.take()) {
+            (Error::Master(_), Some(raised)) => raised,
+            (Error::Interrupted, Some(raised)) if self.ended.get() => raised,
+            (error, _) => match &self.keyring {
+                Some(keyring) => keyring.to_py(py, error),
+                None => to_py(py, error),
+            },
+        }
+    }
+
+    /// What an exception of the master means for the opening.
+    fn refused(&self, error: PyErr) -> Error {
+        let py = self.cipher.py();
+        if error.is_instance_of::<DecryptionError>(py) {
+            return Error::DECRYPTION;
+        }
+        if !error.is_instance_of::<PyException>(py) {
+            self.raised.set(Some(error));
+            self.ended.set(true);
+            return Error::Interrupted;
+        }
+        let first = self.raised.take();
+        self.raised.set(Some(first.unwrap_or(error)));
+        Error::Master("the master refused or is out of reach".into())
+    }
+}
+
+impl KeySource for Source<'_, '_> {
+    fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>> {
+        match &self.keyring {
+            Some(keyring) => keyring.keyset_key(id),
+            None => Ok(None),
+        }
+    }
+
+    fn master_key(&self, kek_id: &KeyId, wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
+        let this = self.cipher.get();
+        let Some(master) = &this.master else {
+            return Ok(None);
+        };
+        let entry = envelope::kek_entry(kek_id, wrapped);
+        if let Some(kek) = this.opened(&entry) {
+            return kek.key.material().map(Some);
+        }
+        let py = self.cipher.py();
+        let wrapped = PyBytes::new(py, wrapped);
+        let entry = PyBytes::new(py, &entry);
+        let key: Option<Py<MemoryLockedKey>> = master
+            .bind(py)
+            .call_method1("unwrap", (self.cipher, wrapped, hex(kek_id), entry))
+            .and_then(|key| key.extract())
+            .map_err(|error| self.refused(error))?;
+        key.map(|key| key.get().handle.material()).transpose()
+    }
+}
