@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from strongroom import bulk, errors, files, hazmat, keys, masters
+    from strongroom._inspect import MessageInfo, SlotInfo, inspect
     from strongroom._native import __version__
-    from strongroom.envelope import MessageInfo, SlotInfo, inspect
+    from strongroom.envelope import EnvelopeEncryption
     from strongroom.errors import (
         AuditError,
         AuditIntegrityError,
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
         verify_file,
     )
     from strongroom.keys import Key, KeyStore
-    from strongroom.masters import FileMasterKey, MasterKeyProvider, PassphraseMasterKey
+    from strongroom.masters import (
+        AwsKmsMasterKey,
+        FileMasterKey,
+        KeyringMasterKey,
+        MasterKeyProvider,
+        PassphraseMasterKey,
+        VaultTransitMasterKey,
+    )
     from strongroom.parallel import (
         CHUNK_SIZE,
         ParallelEncryption,
@@ -66,7 +74,8 @@ _HOMES = {
     "hazmat": "strongroom.hazmat",
     "keys": "strongroom.keys",
     "masters": "strongroom.masters",
-    **dict.fromkeys(("MessageInfo", "SlotInfo", "inspect"), "strongroom.envelope"),
+    **dict.fromkeys(("MessageInfo", "SlotInfo", "inspect"), "strongroom._inspect"),
+    "EnvelopeEncryption": "strongroom.envelope",
     **dict.fromkeys(
         (
             "AuditError",
@@ -92,7 +101,15 @@ _HOMES = {
     ),
     **dict.fromkeys(("Key", "KeyStore"), "strongroom.keys"),
     **dict.fromkeys(
-        ("FileMasterKey", "MasterKeyProvider", "PassphraseMasterKey"), "strongroom.masters"
+        (
+            "AwsKmsMasterKey",
+            "FileMasterKey",
+            "KeyringMasterKey",
+            "MasterKeyProvider",
+            "PassphraseMasterKey",
+            "VaultTransitMasterKey",
+        ),
+        "strongroom.masters",
     ),
     **dict.fromkeys(
         ("CHUNK_SIZE", "ParallelEncryption", "num_threads", "set_num_threads"),
@@ -119,8 +136,10 @@ __all__ = [
     "CHUNK_SIZE",
     "AuditError",
     "AuditIntegrityError",
+    "AwsKmsMasterKey",
     "DecryptionError",
     "EncryptedPayload",
+    "EnvelopeEncryption",
     "FileMasterKey",
     "FormatError",
     "HSMError",
@@ -130,6 +149,7 @@ __all__ = [
     "KeyStore",
     "KeyStoreBusyError",
     "KeyStoreError",
+    "KeyringMasterKey",
     "LimitError",
     "MasterKeyError",
     "MasterKeyProvider",
@@ -144,6 +164,7 @@ __all__ = [
     "SlotInfo",
     "StrongroomError",
     "UnsupportedVersionError",
+    "VaultTransitMasterKey",
     "VersionedEncryption",
     "__version__",
     "bulk",

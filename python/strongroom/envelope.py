@@ -1,108 +1,192 @@
-"""What a message shows without a key."""
+"""Envelope encryption: a master wraps KEKs, a KEK wraps the DEK of each message."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
 
 from strongroom import _native
+from strongroom._inspect import MessageInfo, SlotInfo, inspect
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from strongroom.keys import KeyStore
+    from strongroom.masters import MasterKeyProvider
 
-__all__ = ["MessageInfo", "SlotInfo", "inspect"]
+__all__ = ["EnvelopeEncryption", "MessageInfo", "SlotInfo", "inspect"]
 
-# Envelope header at its longest (FORMAT.md): no more of a file is read.
-_HEADER_MAX = 5 + 16 * (3 + 4096) + 56
+CACHE_SECONDS = 300
+CACHE_USES = 100_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotInfo:
-    """One slot of an envelope. What it says is not authenticated.
+class EnvelopeEncryption(_native.EnvelopeCipher):
+    """Encrypts values of any size as envelopes, which can be rewrapped without their data.
 
-    Attributes:
-        kind: "keyset", "passphrase", "master", "empty", or "unknown XX".
-        offset: Where its kind byte stands in the message.
-        length: Bytes of its body.
-        key_id: The key or KEK that opens it, 32 hex digits, or None.
-        memory_kib: Argon2id's memory of a passphrase slot, in KiB, or None.
-        passes: Argon2id's passes, or None.
-        lanes: Argon2id's lanes, or None.
+    Without a key store each envelope carries its KEK, wrapped by the master: it lives with nothing
+    but the master. A KEK is made at the first use, and again when its time or its uses are up, so
+    that ten thousand values cost one call to the master. With a key store the keys of a keyset are
+    the KEKs; envelopes that carry theirs are read as well if a master is given, and `rewrap`
+    brings them under the keyset.
+
+    Unwrapped KEKs are kept in locked memory for `cache_seconds` and `cache_uses`, and found again
+    by SHA-256 over all that was authenticated. They are dropped at fork, by `forget` and by
+    `close`. How long a keyset's keys are kept, and changes of their state, are the store's
+    (`KeyStore.open(cache_seconds=)`).
+
+    Safe to share between threads. Not picklable. A context manager, which closes it.
+
+    Example:
+        >>> with EnvelopeEncryption(FileMasterKey("master.key")) as envelopes:
+        ...     message = envelopes.encrypt(b"value", b"table/42")
+        ...     envelopes.decrypt(message, b"table/42")
+        b'value'
     """
 
-    kind: str
-    offset: int
-    length: int
-    key_id: str | None = None
-    memory_kib: int | None = None
-    passes: int | None = None
-    lanes: int | None = None
+    def __new__(
+        cls,
+        master_key_provider: MasterKeyProvider | None,
+        key_store: KeyStore | None = None,
+        keyset: str = "default",
+        *,
+        cache_seconds: float = CACHE_SECONDS,
+        cache_uses: int = CACHE_USES,
+    ) -> Self:
+        """Takes a master, a keyset, or both.
+
+        Args:
+            master_key_provider: The master. None with a key store: envelopes that carry their KEK
+                are not read then.
+            key_store: An open store; it stays the caller's to close.
+            keyset: Name of a keyset with the purpose "data".
+            cache_seconds: How long an unwrapped KEK is kept, 0 to 86,400.
+            cache_uses: How many messages it serves, 1 to 2^32.
+
+        Raises:
+            KeyNotFoundError: There is no such keyset.
+            KeyStateError: The keyset has another purpose.
+            TypeError: There is neither a master nor a store, or the one given is no master.
+            ValueError: The master is a passphrase, whose KEKs no envelope carries (Argon2id would
+                run for each of them), or a limit is out of its bounds.
+        """
+        if not 0 <= cache_seconds <= 86_400:
+            raise ValueError(f"cache_seconds is {cache_seconds}: 0 to 86,400 are kept")
+        if not 1 <= cache_uses <= 2**32:
+            raise ValueError(f"cache_uses is {cache_uses}: 1 to 2^32 are counted")
+        if not isinstance(keyset, str):
+            raise TypeError(f"keyset must be a str, not {type(keyset).__name__}")
+        keks = None if master_key_provider is None else _Keks(master_key_provider)
+        if keks is None and key_store is None:
+            raise TypeError("give a master, a key store, or both")
+        keyring = None if key_store is None else key_store._keyring(keyset)
+        return super().__new__(cls, keyring, keks, float(cache_seconds), cache_uses)
+
+    def __init__(
+        self,
+        master_key_provider: MasterKeyProvider | None,
+        key_store: KeyStore | None = None,
+        keyset: str = "default",
+        *,
+        cache_seconds: float = CACHE_SECONDS,
+        cache_uses: int = CACHE_USES,
+    ) -> None:
+        """See `__new__`."""
+        self.keyset = None if key_store is None else keyset
+        # The keyring doesn't keep its store alive.
+        self._key_store = key_store
+        self._uri = getattr(master_key_provider, "uri", None)
+
+    def __enter__(self) -> Self:
+        """Returns the object itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Shows names alone."""
+        parts = [f"master {self._uri}"] if self._uri else []
+        parts += [f"keyset {self.keyset!r}"] if self.keyset is not None else []
+        return f"<EnvelopeEncryption {', '.join(parts)}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageInfo:
-    """What a message shows without a key. None of it is authenticated.
+class _Keks:
+    """The calls to the master, for the native half: of threads that need one KEK, one asks."""
 
-    Attributes:
-        kind: "record", "envelope", "token" or "wrapped key".
-        version: Message version, 2.
-        key_ids: Ids of the keys that the message names, 32 hex digits each.
-        length: Bytes of the message.
-        plaintext_length: Bytes of its plaintext, or None for a wrapped key.
-        salt: The bytes that are random for each message, or None for a wrapped key.
-        slots: The slots of an envelope, in their order; else empty.
-        mechanism: Mechanism byte of a wrapped key, else None.
-    """
+    def __init__(self, master: MasterKeyProvider) -> None:
+        from strongroom.masters.wrapped import PASSPHRASE, SERVICE, MasterKeyProvider
 
-    kind: str
-    version: int
-    key_ids: tuple[str, ...]
-    length: int
-    plaintext_length: int | None = None
-    salt: bytes | None = None
-    slots: tuple[SlotInfo, ...] = ()
-    mechanism: int | None = None
+        if not isinstance(master, MasterKeyProvider):
+            raise TypeError(
+                "a master needs key_id, uri, wrap and unwrap: use FileMasterKey or "
+                f"open_master(uri), not {type(master).__name__}"
+            )
+        self._mechanism = getattr(master, "mechanism", SERVICE)
+        if self._mechanism == PASSPHRASE:
+            raise ValueError(
+                "a passphrase can't be the master of envelopes: encrypt files with passphrase=, "
+                "or use it as the master of a key store"
+            )
+        self._master = master
+        self._waiting = _Waiting()
+
+    def make(self, cipher: EnvelopeEncryption) -> tuple[_native.MemoryLockedKey, bytes]:
+        """Returns the KEK to write under and its wrapping, from the cache or new."""
+        with self._waiting.alone(b"writing"):
+            found = cipher._writing()
+            if found is None:
+                from strongroom.masters.wrapped import wrap_with
+
+                key = _native.MemoryLockedKey.generate()
+                found = key, wrap_with(self._master, key)
+                cipher._write_under(*found)
+            return found
+
+    def unwrap(
+        self, cipher: EnvelopeEncryption, data: bytes, kek_id: str, entry: bytes
+    ) -> _native.MemoryLockedKey | None:
+        """Returns the KEK of a slot, from the cache or unwrapped; None if another master has it."""
+        from strongroom.masters.wrapped import parse, unwrap_with
+
+        mechanism, wrapping_id, _ = parse(data)
+        if mechanism != self._mechanism or wrapping_id != self._master.key_id:
+            return None
+        with self._waiting.alone(entry):
+            key = cipher._opened(entry)
+            if key is None:
+                key = unwrap_with(self._master, data, kek_id)
+                cipher._keep(key, data)
+            return key
 
 
-def inspect(data_or_path: Buffer | str | os.PathLike[str]) -> MessageInfo:
-    """Tells what a message shows to anyone, without a key.
+class _Waiting:
+    """A lock for each name that is in use. A forked child has new ones."""
 
-    Args:
-        data_or_path: A whole message as a buffer, or the path of a file (str or PathLike) of
-            which at most 65,645 bytes are read.
+    def __init__(self) -> None:
+        self._process = -1
+        self._forget()
 
-    Returns:
-        Kind, version, key ids, lengths and slots: as written there, not authenticated.
+    def _forget(self) -> None:
+        self._all = threading.Lock()
+        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
+        self._process = _native.process_generation()
 
-    Raises:
-        FormatError: The bytes are no whole Strongroom message.
-        UnsupportedVersionError: A version or kind that is not known here.
-        OSError: The file can't be read.
-    """
-    if isinstance(data_or_path, str | os.PathLike):
-        with open(data_or_path, "rb") as file:
-            head = file.read(_HEADER_MAX)
-            length = os.fstat(file.fileno()).st_size
-        parsed = _native.parse_message(head, max(length, len(head)))
-    else:
-        parsed = _native.parse_message(data_or_path)
-    return _message_info(parsed)
-
-
-def _message_info(parsed: dict[str, Any]) -> MessageInfo:
-    fields = ("offset", "length", "key_id", "memory_kib", "passes", "lanes")
-    slots = tuple(
-        SlotInfo(kind=slot["kind"], **{name: slot[name] for name in fields if name in slot})
-        for slot in parsed.get("slots", ())
-    )
-    return MessageInfo(
-        kind=parsed["kind"],
-        version=parsed["version"],
-        key_ids=tuple(parsed["key_ids"]),
-        length=parsed["length"],
-        plaintext_length=parsed.get("plaintext_length"),
-        salt=parsed.get("salt"),
-        slots=slots,
-        mechanism=parsed.get("mechanism"),
-    )
+    @contextmanager
+    def alone(self, name: bytes) -> Iterator[None]:
+        if self._process != _native.process_generation():
+            # A thread that the child lacks may have held them.
+            self._forget()
+        with self._all:
+            lock, users = self._locks.get(name, (threading.Lock(), 0))
+            self._locks[name] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._all:
+                lock, users = self._locks[name]
+                if users == 1:
+                    del self._locks[name]
+                else:
+                    self._locks[name] = lock, users - 1

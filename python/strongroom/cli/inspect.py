@@ -12,7 +12,7 @@ from strongroom.cli.streams import open_source
 from strongroom.cli.targets import PIPE, check_sources
 
 if TYPE_CHECKING:
-    from strongroom.envelope import MessageInfo, SlotInfo
+    from strongroom._inspect import MessageInfo, SlotInfo
 
 # A longer message on a pipe is not held in memory just to tell its length.
 _MAX_PIPED: Final = 1 << 26
@@ -43,10 +43,10 @@ def inspect(out: Output, /, sources: tuple[str, ...]) -> int:
 
 
 def _inspect(source: str) -> MessageInfo:
-    from strongroom import envelope
+    from strongroom import _inspect as messages
 
     if source != PIPE:
-        return envelope.inspect(source)
+        return messages.inspect(source)
     message = bytearray()
     with open_source(source) as stream:
         while block := stream.read(1 << 20):
@@ -55,7 +55,7 @@ def _inspect(source: str) -> MessageInfo:
                 raise exitcodes.CliError(
                     f"more than {human_bytes(_MAX_PIPED)} on stdin; inspect a file instead"
                 )
-    return envelope.inspect(message)
+    return messages.inspect(message)
 
 
 def _print(out: Output, source: str, info: MessageInfo) -> None:

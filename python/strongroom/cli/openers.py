@@ -97,7 +97,7 @@ class Openers:
             OSError: The file can't be read.
         """
         if path is not None and path != PIPE and not self._with_passphrase:
-            from strongroom.envelope import inspect
+            from strongroom._inspect import inspect
 
             kinds = {slot.kind for slot in inspect(path).slots}
             if "passphrase" in kinds and not kinds & {"keyset", "master"}:

@@ -234,7 +234,7 @@ class Transfer:
         """Return what a message's file says without a key; nobody reads it but with --json."""
         if path is None or path == PIPE or not self._out.json:
             return {}
-        from strongroom.envelope import inspect
+        from strongroom._inspect import inspect
 
         info = inspect(path)
         return {"key_ids": list(info.key_ids), "kind": info.kind, "version": info.version}
@@ -243,7 +243,7 @@ class Transfer:
         """Check what can be checked of one file without doing anything."""
         fields: Fields = {"bytes_in": _size(source)}
         if self._command != "encrypt" and source != PIPE:
-            from strongroom.envelope import inspect
+            from strongroom._inspect import inspect
 
             info = inspect(source)
             fields |= self._seen(source)

@@ -6,6 +6,7 @@ is that what comes out is the key that was asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from strongroom import _native
@@ -27,6 +28,7 @@ __all__ = [
     "header",
     "open_software",
     "parse",
+    "rewrap_with",
     "seal_software",
     "unwrap_with",
     "wrap_with",
@@ -65,10 +67,11 @@ COUNTS = {"calls": 0, "failures": 0}
 class MasterKeyProvider(Protocol):
     """A master key: something that wraps keys and is kept outside the store.
 
-    Duck-typed: any object with these four names is one. Two more are optional. `mechanism`, the
+    Duck-typed: any object with these four names is one. Three more are optional. `mechanism`, the
     mechanism byte of kind 04, is 4 (a service) where there is none. `identify(blob)` returns the
     id of the key that this master would unwrap a blob with, for masters whose key depends on the
-    blob, as a passphrase's does on the salt.
+    blob, as a passphrase's does on the salt. `rewrap(blob, context)` returns a blob of the same
+    key under the newest version of the master key, for services that do that inside.
 
     Attributes:
         key_id: The wrapping key's public name, 32 lower-case hex digits.
@@ -179,9 +182,13 @@ def wrap_with(master: MasterKeyProvider, key: _native.MemoryLockedKey) -> bytes:
     Raises:
         MasterKeyError: The master refused, or gave something that is no blob.
     """
+    return _wrapped(master, lambda: master.wrap(key, key.key_id))
+
+
+def _wrapped(master: MasterKeyProvider, call: Callable[[], bytes]) -> bytes:
     COUNTS["calls"] += 1
     try:
-        blob = bytes(master.wrap(key, key.key_id))
+        blob = bytes(call())
         data = header(getattr(master, "mechanism", SERVICE), master.key_id) + blob
         parse(data)
     except (StrongroomError, OSError) as error:
@@ -193,6 +200,31 @@ def wrap_with(master: MasterKeyProvider, key: _native.MemoryLockedKey) -> bytes:
         COUNTS["failures"] += 1
         raise MasterKeyError(f"the master {_uri(master)} failed: {type(error).__name__}") from error
     return data
+
+
+def rewrap_with(master: MasterKeyProvider, data: bytes, key: _native.MemoryLockedKey) -> bytes:
+    """Wrap a key anew by the master that `data` says wraps it, inside the service where it can.
+
+    Args:
+        master: The master.
+        data: The key as the master wraps it now, kind 04.
+        key: The key.
+
+    Raises:
+        MasterKeyError: The master refused, or what it gave does not open again.
+        DecryptionError: `data` was changed.
+    """
+    rewrap = getattr(master, "rewrap", None)
+    if rewrap is None:
+        return wrap_with(master, key)
+    mechanism, wrapping_id, blob = parse(data)
+
+    if mechanism != getattr(master, "mechanism", SERVICE) or wrapping_id != master.key_id:
+        raise MasterKeyError(f"the key was not wrapped by {_uri(master)}")
+    new = _wrapped(master, lambda: rewrap(blob, key.key_id))
+    # Before it takes the old one's place: what the service did inside was not seen here.
+    unwrap_with(master, new, key.key_id).destroy()
+    return new
 
 
 def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.MemoryLockedKey:

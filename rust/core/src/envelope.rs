@@ -198,14 +198,14 @@ pub fn open_header(
 ) -> Result<Opened> {
     check_associated_data(associated_data)?;
     let context: [&[u8]; 2] = [&PREAMBLE, associated_data];
-    let (dek, stream, slot, key_id) = first_candidate(header, keys, |dek| {
+    let (unwrapped, stream) = first_candidate(header, keys, |dek| {
         StreamKey::open(engine, dek.expose()?, &header.prefix, &context)
     })?;
     Ok(Opened {
         stream,
-        dek,
-        slot,
-        key_id,
+        dek: unwrapped.dek,
+        slot: unwrapped.slot,
+        key_id: unwrapped.key_id,
     })
 }
 
@@ -225,8 +225,7 @@ pub struct Unwrapped {
 /// # Errors
 /// As [`open_header`].
 pub fn unwrap_dek(header: &Header, keys: &dyn KeySource) -> Result<Unwrapped> {
-    let (dek, (), slot, key_id) = first_candidate(header, keys, |_| Ok(()))?;
-    Ok(Unwrapped { dek, slot, key_id })
+    first_candidate(header, keys, |_| Ok(())).map(|(unwrapped, ())| unwrapped)
 }
 
 /// The first slot that opens to a DEK which `accept` takes; slots that don't are passed over.
@@ -234,7 +233,7 @@ fn first_candidate<T>(
     header: &Header,
     keys: &dyn KeySource,
     accept: impl Fn(&Secret<[u8; KEY_LEN]>) -> Result<T>,
-) -> Result<(Secret<[u8; KEY_LEN]>, T, usize, Option<KeyId>)> {
+) -> Result<(Unwrapped, T)> {
     if keys.has_passphrase() {
         let params: Vec<_> = header
             .slots
@@ -285,7 +284,8 @@ fn first_candidate<T>(
             Err(error) => return Err(error),
         };
         if let Ok(accepted) = accept(&dek) {
-            return Ok((dek, accepted, number, key_id));
+            let slot = number;
+            return Ok((Unwrapped { dek, slot, key_id }, accepted));
         }
     }
     Err(match unasked.or(forbidden) {

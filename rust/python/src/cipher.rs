@@ -158,19 +158,21 @@ pub fn seal_envelope<'py>(
     })
 }
 
-/// Opens a whole envelope into a new `bytes`.
+/// Opens a whole envelope into a new `bytes`; `raise` makes the exception of an error that came from
+/// the keys.
 pub fn open_envelope<'py>(
     py: Python<'py>,
     keys: &dyn KeySource,
     associated_data: &[u8],
     message: &[u8],
     workers: Option<usize>,
+    raise: impl FnOnce(Error) -> PyErr,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let (header, sealed) = Header::split(message).or_raise(py)?;
     let len = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
     // Before the output is allocated: a message that nobody can open costs no memory.
     let opened = envelope::open_header(&header, keys, associated_data, Engine::for_streams())
-        .or_raise(py)?;
+        .map_err(raise)?;
     new_bytes(py, len, |out| {
         open_chunks(py, &opened.stream, sealed, out, workers)
     })

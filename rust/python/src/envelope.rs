@@ -1,71 +1,30 @@
 //! `EnvelopeCipher`, the native half of `EnvelopeEncryption`: envelopes under KEKs that a master
 //! wraps, or under the keys of a keyset; and the cache of unwrapped KEKs.
 
-use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+mod cache;
+mod source;
 
-use pyo3::exceptions::{PyException, PyTypeError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use strongroom_core::engine::Engine;
-use strongroom_core::envelope::{self, Header, KeySource, NewSlot};
-use strongroom_core::error::hex;
+use strongroom_core::envelope::{self, Header, NewSlot};
 use strongroom_core::keys::{KeyHandle, KeyId, Material};
 use strongroom_core::record::check_associated_data;
 use strongroom_core::slot::Content;
-use strongroom_core::{Error, Result, parallel, secret, stream};
+use strongroom_core::{Error, parallel, stream};
 
+use self::cache::{Cache, Kek};
+use self::source::Source;
 use crate::buf::{Input, new_bytes};
 use crate::cipher::{AssociatedData, detached_above, open_envelope};
-use crate::errors::{DecryptionError, OrRaise, to_py};
-use crate::keyring::{Keyring, KeyringSource};
+use crate::errors::OrRaise;
+use crate::keyring::Keyring;
 use crate::secret::MemoryLockedKey;
 use crate::tick::Ticker;
-
-/// KEKs kept at a time: every writer has one of its own, and each takes some hundred bytes of
-/// locked memory, of which a process may have no more than 64 KiB.
-const CACHE_MAX: usize = 128;
-
-/// A KEK with what it stands for in an envelope.
-struct Kek {
-    id: KeyId,
-    wrapped: Vec<u8>,
-    key: Arc<KeyHandle>,
-    expires: Instant,
-    uses_left: AtomicU64,
-}
-
-impl Kek {
-    /// Counts a use; false where none is left.
-    fn take(&self) -> bool {
-        Instant::now() < self.expires
-            && self
-                .uses_left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                })
-                .is_ok()
-    }
-}
-
-/// By [`envelope::kek_entry`]; `writing` is the one that new messages are written under.
-#[derive(Default)]
-struct Cache {
-    generation: u64,
-    closed: bool,
-    writing: Option<Arc<Kek>>,
-    opened: HashMap<[u8; 32], Arc<Kek>>,
-}
-
-impl Cache {
-    fn clear(&mut self) {
-        self.writing = None;
-        self.opened.clear();
-    }
-}
 
 /// Encrypts envelopes under KEKs.
 #[pyclass(frozen, subclass, module = "strongroom._native")]
@@ -258,30 +217,31 @@ impl EnvelopeCipher {
     /// The KEK that new messages are written under and its wrapping, if there is one with a use
     /// left, which is counted.
     fn _writing(&self, py: Python<'_>) -> Option<(Py<MemoryLockedKey>, Py<PyBytes>)> {
-        let kek = self.writing()?;
+        let kek = self.cache().take_writing()?;
         let key = Py::new(py, MemoryLockedKey::of(Arc::clone(&kek.key))).ok()?;
         Some((key, PyBytes::new(py, &kek.wrapped).unbind()))
     }
 
     /// Keeps a KEK that new messages are to be written under; one use is counted.
     fn _write_under(&self, key: &Bound<'_, MemoryLockedKey>, wrapped: &[u8]) {
-        let kek = Arc::new(self.kek(&key.get().handle, wrapped));
+        let kek = self.kek(key.get(), wrapped);
         let mut cache = self.cache();
-        keep(&mut cache, &kek);
+        cache.keep(&kek);
         cache.writing = Some(kek);
     }
 
     /// A KEK that is kept under this entry and has a use left, which is counted.
     fn _opened(&self, py: Python<'_>, entry: [u8; 32]) -> PyResult<Option<Py<MemoryLockedKey>>> {
-        self.opened(&entry)
+        self.cache()
+            .take_opened(&entry)
             .map(|kek| Py::new(py, MemoryLockedKey::of(Arc::clone(&kek.key))))
             .transpose()
     }
 
     /// Keeps an unwrapped KEK; one use is counted.
     fn _keep(&self, key: &Bound<'_, MemoryLockedKey>, wrapped: &[u8]) {
-        let kek = Arc::new(self.kek(&key.get().handle, wrapped));
-        keep(&mut self.cache(), &kek);
+        let kek = self.kek(key.get(), wrapped);
+        self.cache().keep(&kek);
     }
 
     fn __reduce__(&self) -> PyResult<()> {
@@ -295,11 +255,7 @@ impl EnvelopeCipher {
     /// The cache, empty in a forked child.
     fn cache(&self) -> MutexGuard<'_, Cache> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = secret::generation();
-        if cache.generation != generation {
-            cache.generation = generation;
-            cache.clear();
-        }
+        cache.of_this_process();
         cache
     }
 
@@ -315,53 +271,9 @@ impl EnvelopeCipher {
         .or_raise(py)
     }
 
-    fn kek(&self, key: &Arc<KeyHandle>, wrapped: &[u8]) -> Kek {
-        Kek {
-            id: key.id(),
-            wrapped: wrapped.to_vec(),
-            key: Arc::clone(key),
-            expires: Instant::now() + self.lifetime,
-            uses_left: AtomicU64::new(self.uses.saturating_sub(1)),
-        }
+    fn kek(&self, key: &MemoryLockedKey, wrapped: &[u8]) -> Arc<Kek> {
+        Arc::new(Kek::new(&key.handle, wrapped, self.lifetime, self.uses))
     }
-
-    fn writing(&self) -> Option<Arc<Kek>> {
-        let mut cache = self.cache();
-        match cache.writing.take_if(|kek| !kek.take()) {
-            Some(_) => None,
-            None => cache.writing.clone(),
-        }
-    }
-
-    fn opened(&self, entry: &[u8; 32]) -> Option<Arc<Kek>> {
-        let mut cache = self.cache();
-        let kek = cache.opened.get(entry)?;
-        if kek.take() {
-            return Some(Arc::clone(kek));
-        }
-        cache.opened.remove(entry);
-        None
-    }
-}
-
-/// Puts a KEK into the cache; where that is full, what expires first goes.
-fn keep(cache: &mut Cache, kek: &Arc<Kek>) {
-    if cache.closed {
-        return;
-    }
-    if cache.opened.len() >= CACHE_MAX {
-        let now = Instant::now();
-        cache.opened.retain(|_, kek| now < kek.expires);
-        let first = cache.opened.iter().min_by_key(|(_, kek)| kek.expires);
-        if let Some((entry, _)) = first
-            && cache.opened.len() >= CACHE_MAX
-        {
-            let entry = *entry;
-            cache.opened.remove(&entry);
-        }
-    }
-    let entry = envelope::kek_entry(&kek.id, &kek.wrapped);
-    cache.opened.insert(entry, Arc::clone(kek));
 }
 
 /// What a message is written under.
@@ -379,7 +291,8 @@ impl Under {
             let (id, key) = keyring.get().primary(py)?;
             return Ok(Under::Keyset(id, key));
         }
-        if let Some(kek) = this.writing() {
+        let writing = this.cache().take_writing();
+        if let Some(kek) = writing {
             if not != Some(&kek.id) {
                 return Ok(Under::Kek(kek));
             }
@@ -389,8 +302,7 @@ impl Under {
         let master = this.master.as_ref().expect("a store, a master, or both");
         let (key, wrapped): (Py<MemoryLockedKey>, Bound<'_, PyBytes>) =
             master.bind(py).call_method1("make", (slf,))?.extract()?;
-        let kek = this.kek(&key.get().handle, wrapped.as_bytes());
-        Ok(Under::Kek(Arc::new(kek)))
+        Ok(Under::Kek(this.kek(key.get(), wrapped.as_bytes())))
     }
 
     fn key(&self) -> &KeyHandle {
@@ -468,82 +380,4 @@ fn open<'py>(
     let source = Source::new(slf, allow_compromised);
     let raise = |error| source.to_py(py, error);
     open_envelope(py, &source, associated_data, message, None, raise)
-}
-
-/// The keys of a cipher for the time of one call with the GIL held.
-struct Source<'a, 'py> {
-    cipher: &'a Bound<'py, EnvelopeCipher>,
-    keyring: Option<KeyringSource<'a>>,
-    /// The first exception of a master, or the one that ended the opening.
-    raised: Cell<Option<PyErr>>,
-    ended: Cell<bool>,
-}
-
-impl<'a, 'py> Source<'a, 'py> {
-    fn new(cipher: &'a Bound<'py, EnvelopeCipher>, allow_compromised: bool) -> Self {
-        let keyring = cipher.get().keyring.as_ref();
-        Self {
-            cipher,
-            keyring: keyring.map(|keyring| KeyringSource::new(keyring.get(), allow_compromised)),
-            raised: Cell::new(None),
-            ended: Cell::new(false),
-        }
-    }
-
-    /// The exception for an error of the opening.
-    fn to_py(&self, py: Python<'_>, error: Error) -> PyErr {
-        match (error, self.raised.take()) {
-            (Error::Master(_), Some(raised)) => raised,
-            (Error::Interrupted, Some(raised)) if self.ended.get() => raised,
-            (error, _) => match &self.keyring {
-                Some(keyring) => keyring.to_py(py, error),
-                None => to_py(py, error),
-            },
-        }
-    }
-
-    /// What an exception of the master means for the opening.
-    fn refused(&self, error: PyErr) -> Error {
-        let py = self.cipher.py();
-        if error.is_instance_of::<DecryptionError>(py) {
-            return Error::DECRYPTION;
-        }
-        if !error.is_instance_of::<PyException>(py) {
-            self.raised.set(Some(error));
-            self.ended.set(true);
-            return Error::Interrupted;
-        }
-        let first = self.raised.take();
-        self.raised.set(Some(first.unwrap_or(error)));
-        Error::Master("the master refused or is out of reach".into())
-    }
-}
-
-impl KeySource for Source<'_, '_> {
-    fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>> {
-        match &self.keyring {
-            Some(keyring) => keyring.keyset_key(id),
-            None => Ok(None),
-        }
-    }
-
-    fn master_key(&self, kek_id: &KeyId, wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
-        let this = self.cipher.get();
-        let Some(master) = &this.master else {
-            return Ok(None);
-        };
-        let entry = envelope::kek_entry(kek_id, wrapped);
-        if let Some(kek) = this.opened(&entry) {
-            return kek.key.material().map(Some);
-        }
-        let py = self.cipher.py();
-        let wrapped = PyBytes::new(py, wrapped);
-        let entry = PyBytes::new(py, &entry);
-        let key: Option<Py<MemoryLockedKey>> = master
-            .bind(py)
-            .call_method1("unwrap", (self.cipher, wrapped, hex(kek_id), entry))
-            .and_then(|key| key.extract())
-            .map_err(|error| self.refused(error))?;
-        key.map(|key| key.get().handle.material()).transpose()
-    }
 }

@@ -202,7 +202,8 @@ impl KeysetCipher {
             }
             KIND_ENVELOPE => {
                 let source = KeyringSource::new(keyring, allow_compromised);
-                open_envelope(py, &source, associated_data, message, None)
+                let raise = |error| source.to_py(py, error);
+                open_envelope(py, &source, associated_data, message, None, raise)
             }
             other => Err(wrong_kind(other, "a record (01) or an envelope (02)")).or_raise(py),
         }

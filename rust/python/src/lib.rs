@@ -5,6 +5,7 @@ mod batch;
 #[allow(unsafe_code)]
 mod buf;
 mod cipher;
+mod envelope;
 mod errors;
 mod file;
 mod hazmat;
@@ -35,6 +36,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<parallel_encryption::ParallelEncryption>()?;
     m.add_class::<keyring::Keyring>()?;
     m.add_class::<keyset_cipher::KeysetCipher>()?;
+    m.add_class::<envelope::EnvelopeCipher>()?;
     file::register(m)?;
     hazmat::register(m)?;
     message::register(m)?;

@@ -16,7 +16,7 @@ use crate::cipher::{
     AssociatedData, OneKey, envelope_len, open_chunks, open_envelope, open_into, refuse_pickle,
     room, seal_envelope, seal_envelope_into,
 };
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, to_py};
 use crate::number::Number;
 use crate::secret::key_argument;
 
@@ -115,7 +115,8 @@ impl ParallelEncryption {
         let associated_data = AssociatedData::new(associated_data)?;
         let keys = OneKey(&self.key);
         let (associated_data, message) = (associated_data.as_slice(), message.as_slice());
-        open_envelope(py, &keys, associated_data, message, self.workers)
+        let raise = |error| to_py(py, error);
+        open_envelope(py, &keys, associated_data, message, self.workers, raise)
     }
 
     /// `encrypt_large` into a buffer of the caller's.
