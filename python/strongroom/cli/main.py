@@ -72,6 +72,10 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
     cls=LazyGroup,
     lazy={
         "init": ("strongroom.cli.init:init", "Make a key store and its master key."),
+        "master": (
+            "strongroom.cli.master:master",
+            "List, add, remove, rotate and test the store's masters.",
+        ),
         "keys": ("strongroom.cli.keys:keys", "List, make, rotate, retire and destroy keys."),
         "encrypt": ("strongroom.cli.data:encrypt", "Encrypt files, trees or stdin."),
         "decrypt": ("strongroom.cli.data:decrypt", "Decrypt files, trees or stdin."),

@@ -44,12 +44,13 @@ def ask_yes(question: str) -> bool:
     return answer.strip().lower() in (b"y", b"yes")
 
 
-def ask_passphrase(prompt: str, *, confirm: bool) -> str:
+def ask_passphrase(prompt: str, *, confirm: bool, optional: bool = False) -> str:
     """Ask for a passphrase without showing it.
 
     Args:
         prompt: What is asked for.
         confirm: Ask twice.
+        optional: Nothing typed is an answer too: the empty text.
 
     Raises:
         CliError: Usage: there is no terminal, nothing was typed, or not the same twice.
@@ -64,6 +65,8 @@ def ask_passphrase(prompt: str, *, confirm: bool) -> str:
 
     try:
         first = getpass(f"{prompt}: ")
+        if not first and optional:
+            return first
         if not first:
             raise CliError("no passphrase given", exitcodes.USAGE)
         if confirm and getpass(f"{prompt} again: ") != first:

@@ -20,6 +20,7 @@ __all__ = [
     "MasterInfo",
     "describe",
     "has_master",
+    "has_wrapping",
     "info",
     "locked",
     "master_row",
@@ -162,6 +163,15 @@ def has_master(key_id: str, *, present: bool) -> Callable[[Transaction], bool]:
     return landed
 
 
+def has_wrapping(data: bytes) -> Callable[[Transaction], bool]:
+    """Return a function that tells whether the root is there wrapped like this."""
+
+    def landed(transaction: Transaction) -> bool:
+        return any(data in row for row in read_head(transaction).masters)
+
+    return landed
+
+
 def new_rows(
     root: _native.MemoryLockedKey, master: MasterKeyProvider, cache_seconds: int, now: int
 ) -> tuple[StoreRow, MasterRow]:
@@ -172,9 +182,22 @@ def new_rows(
 
 
 def master_row(
-    root: _native.MemoryLockedKey, master: MasterKeyProvider, now: int, *, recovery: bool
+    root: _native.MemoryLockedKey,
+    master: MasterKeyProvider,
+    now: int,
+    *,
+    recovery: bool,
+    replaces: bytes | None = None,
 ) -> MasterRow:
     """Wrap the root by a master and return its row.
+
+    Args:
+        root: The store's root key.
+        master: The master.
+        now: The time, in microseconds.
+        recovery: Whether it is kept for emergencies.
+        replaces: The root as the same master wraps it so far: a service brings that under its
+            newest key by itself.
 
     Raises:
         MasterKeyError: The master refused.
@@ -182,7 +205,10 @@ def master_row(
     """
     if not isinstance(master, MasterKeyProvider):
         raise _no_master(master)
-    data = wrapped.wrap_with(master, root)
+    if replaces is None:
+        data = wrapped.wrap_with(master, root)
+    else:
+        data = wrapped.rewrap_with(master, replaces, root)
     uri = master.uri
     if not isinstance(uri, str) or len(uri.encode()) > _URI_BYTES:
         raise MasterKeyError(f"a master's uri is text of at most {_URI_BYTES} bytes")

@@ -200,6 +200,50 @@ class KeyStore(Lifecycle):
         self._database.write(work, roots.has_master(row.key_id, present=True))
         return roots.info(row)
 
+    def rotate_master(self, key_id: str, master: MasterKeyProvider) -> MasterInfo:
+        """Put a master in another's place, in one transaction; no keyset key is touched.
+
+        Who has the old one and an old copy of the store still opens that: rotate the keysets.
+
+        Args:
+            key_id: Id of the master that goes.
+            master: The one that comes. It may be the same: the root is then wrapped anew under
+                the newest version of its key, inside the service where that can do it.
+
+        Raises:
+            KeyNotFoundError: The store has no such master.
+            KeyStoreError: The new one is another master of this store already.
+            MasterKeyError: It refused.
+        """
+        self._check()
+        self._check_writable()
+        old = next((m for m in self._head()[1] if m.key_id == key_id), None)
+        if old is None:
+            raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
+        same = master.key_id == key_id
+        row = roots.master_row(
+            self._root,
+            master,
+            self._now(),
+            recovery=bool(old.recovery),
+            replaces=old.wrapped if same else None,
+        )
+
+        def work(transaction: Transaction) -> None:
+            store_row, masters = roots.locked(transaction, self._root)
+            left = [m for m in masters if m.key_id != key_id]
+            if len(left) == len(masters):
+                raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
+            if any(m.key_id == row.key_id for m in left):
+                raise KeyStoreError(f"{row.uri} is a master of this store already")
+            transaction.execute(sql.DELETE_MASTER, (key_id,))
+            transaction.execute(sql.INSERT_MASTER, row)
+            roots.save(transaction, self._root, store_row, [*left, row])
+
+        self._database.write(work, roots.has_wrapping(row.wrapped))
+        self._database.erase()
+        return roots.info(row)
+
     def remove_master(self, key_id: str) -> None:
         """Take a master away. Who has it and an old copy of the store still opens that: rotate.
 
