@@ -105,6 +105,8 @@ def test_init_with_a_passphrase(cli: Cli) -> None:
         terminal.send(PHRASE + "\n")
         terminal.expect("Passphrase of the key store again: ")
         terminal.send(PHRASE + "\n")
+        terminal.expect("Recovery passphrase")
+        terminal.send("\n")
         assert terminal.end() == 0
         assert "lost" in terminal.seen
     with KeyStore.open(f"sqlite:///{cli.store}", PassphraseMasterKey(PHRASE)) as store:
