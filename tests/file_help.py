@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from strongroom import FileMasterKey, KeyStore
 
@@ -46,7 +47,7 @@ def leftovers(*directories: Path) -> list[str]:
     return [str(path) for top in directories for path in top.rglob(".strongroom-*")]
 
 
-def run_python(code: str, *arguments: object, **settings: object) -> subprocess.Popen[str]:
+def run_python(code: str, *arguments: object, **settings: Any) -> Any:
     """A Python process that runs `code` with arguments, its output piped."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -56,7 +57,7 @@ def run_python(code: str, *arguments: object, **settings: object) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **settings,  # type: ignore[call-overload]
+        **settings,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import strongroom
@@ -64,7 +65,7 @@ def test_there_and_back(store, work):
     primary = store.get_current_key().id
     for item in items:
         assert (item.status, item.key_ids, item.kind) == ("ok", [primary], "envelope")
-        assert os.lstat(item.target).st_size == item.bytes_out
+        assert os.lstat(str(item.target)).st_size == item.bytes_out
         assert item.target == str(sealed / os.path.relpath(item.path, source)) + ".srm"
 
     # The mapping, and modes and mtimes of files, directories and links.
@@ -189,7 +190,9 @@ def test_names_that_do_not_fit(store, work):
     (source / "taken.srm").mkdir()
     items = Items()
     report = encrypt_tree(source, work / "sealed", store, on_item=items)
-    failed = {len(name): item.error for name, item in items.by_name().items() if item.error}
+    failed: dict[int, Any] = {
+        len(name): item.error for name, item in items.by_name().items() if item.error
+    }
     assert (report.ok, report.failed) == (1, 3)
     assert [error.errno for length, error in sorted(failed.items()) if length > 200] == [
         errno.ENAMETOOLONG
@@ -278,7 +281,12 @@ def test_passphrase_runs_argon2_once_for_a_tree(store, work, monkeypatch):
 
     runs = []
     derive = passphrase._derive
-    monkeypatch.setattr(passphrase, "_derive", lambda *a: runs.append(1) or derive(*a))
+
+    def counted(*arguments: Any) -> Any:
+        runs.append(arguments)
+        return derive(*arguments)
+
+    monkeypatch.setattr(passphrase, "_derive", counted)
     make_tree(work / "source", seeded(), files=20)
     assert encrypt_tree(work / "source", work / "sealed", passphrase="secret").ok == 20
     assert decrypt_tree(work / "sealed", work / "back", passphrase="secret").ok == 20
@@ -391,7 +399,7 @@ def test_a_full_disk(store, work):
             if item.status == "failed":
                 assert isinstance(item.error, OSError)
                 assert item.error.errno == errno.ENOSPC
-                assert not os.path.lexists(item.target)
+                assert not os.path.lexists(str(item.target))
         assert not leftovers(disk)
         assert verify_tree(disk / "sealed", store).ok == report.ok
         # With room made, a second run does the rest.
@@ -423,9 +431,8 @@ def test_a_very_deep_tree_uses_up_descriptors_and_says_so(store, work):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert report.ok == 49
-    assert [(type(item.error), item.error.errno) for item in items if bad(item)] == [
-        (OSError, errno.EMFILE)
-    ]
+    errors: list[Any] = [item.error for item in items if bad(item)]
+    assert [(type(error), error.errno) for error in errors] == [(OSError, errno.EMFILE)]
     assert not leftovers(work / "sealed")
     assert encrypt_tree(source, work / "sealed", store).failed == 0
     assert decrypt_tree(work / "sealed", work / "back", store).ok == 150

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, overload
 
 from strongroom import _native
 from strongroom._file_keys import ByteCount, file_keys
@@ -197,6 +197,38 @@ def rewrap_file(
         return _native.file_rewrap(_path(path), keys.native, associated_data, copy)
 
 
+@overload
+def open(
+    file: Path,
+    mode: Literal["rb"] = "rb",
+    key_store: KeyStore | None = None,
+    *,
+    keyset: str | None = "default",
+    associated_data: Buffer = b"",
+    passphrase: str | Buffer | None = None,
+    allow_compromised: bool = False,
+) -> EncryptedReader: ...
+@overload
+def open(
+    file: Path,
+    mode: Literal["wb", "xb"],
+    key_store: KeyStore | None = None,
+    *,
+    keyset: str = "default",
+    associated_data: Buffer = b"",
+    passphrase: str | Buffer | None = None,
+) -> EncryptedWriter: ...
+@overload
+def open(
+    file: Path,
+    mode: str,
+    key_store: KeyStore | None = None,
+    *,
+    keyset: str | None = "default",
+    associated_data: Buffer = b"",
+    passphrase: str | Buffer | None = None,
+    allow_compromised: bool = False,
+) -> EncryptedReader | EncryptedWriter: ...
 def open(
     file: Path,
     mode: str = "rb",

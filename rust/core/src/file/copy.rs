@@ -213,7 +213,8 @@ pub fn open_all(
 /// Encrypts a file.
 ///
 /// # Errors
-/// As [`Source::open`], [`require_free`], [`create`], [`seal_all`] and [`Target::finish`].
+/// As [`Source::open`] and [`create`]; `EEXIST`, `EISDIR`, or [`super::Trouble::SameFile`] for the
+/// target; `ESTALE` where the source changes; the system's error; what `tick` returns.
 pub fn encrypt(
     from: Place<'_>,
     to: Place<'_>,
@@ -250,7 +251,8 @@ pub fn encrypt(
 /// Decrypts a file. Its name is there once the last chunk is authenticated.
 ///
 /// # Errors
-/// As [`Source::open`], [`require_free`], [`open_message`], [`open_all`] and [`Target::finish`].
+/// As [`Source::open`] and [`open_message`]; [`crate::Error::Decryption`] for a chunk; as
+/// [`encrypt`] for the target.
 pub fn decrypt(
     from: Place<'_>,
     to: Place<'_>,
@@ -281,7 +283,8 @@ pub fn decrypt(
 /// Authenticates all of a file and keeps nothing of it.
 ///
 /// # Errors
-/// As [`Source::open`], [`open_message`] and [`open_all`].
+/// As [`Source::open`] and [`open_message`]; [`crate::Error::Decryption`] for a chunk; what `tick`
+/// returns.
 pub fn verify(
     from: Place<'_>,
     keys: &dyn KeySource,

@@ -469,7 +469,9 @@ fn not_found(seen: &[KeyId]) -> Error {
 /// Puts a file under the primary key of its keyset. False where it was already.
 ///
 /// # Errors
-/// As [`Locked::wait`], [`Locked::plan`], [`Locked::write_anew`], [`Locked::reencrypt`].
+/// As [`Source::open`]; [`Error::Format`]; [`Error::KeyNotFound`] where no slot is of this keyset, or
+/// where someone who can open the file now could not after it is encrypted anew;
+/// [`Error::Decryption`] where no slot opens; the system's error; what `tick` returns.
 pub fn rewrap(
     place: Place<'_>,
     keys: &dyn RewrapKeys,

@@ -309,7 +309,7 @@ pub fn remove_stale(dir: impl AsFd) -> Result<usize> {
     Ok(removed)
 }
 
-/// Whether a name is one of [`Target::create`]'s.
+/// Whether a name is that of a file in the making.
 pub fn is_temporary(name: &[u8]) -> bool {
     name.strip_prefix(TEMPORARY_PREFIX)
         .and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX))

@@ -106,7 +106,8 @@ impl Writer {
     /// Writes the last chunk, makes it all durable and gives the file its name.
     ///
     /// # Errors
-    /// As [`Target::finish`]; the file is gone then.
+    /// `EEXIST` where the name has come into use; the system's error; what `tick` returns. The file
+    /// is gone then.
     pub fn finish(mut self, tick: Tick<'_>) -> Result<u64> {
         if self.failed {
             return Err(Error::Invalid(
