@@ -13,7 +13,7 @@ import click
 import pytest
 import strongroom
 from cli_runner import COMMAND, Cli, check_schema, schema, schema_errors, start_up_seconds
-from strongroom.cli import exitcodes, output
+from strongroom.cli import exitcodes, options, output
 from strongroom.cli.main import LazyGroup, cli
 
 COMMANDS = list(cli.list_commands(click.Context(cli)))
@@ -113,6 +113,9 @@ def test_help_lists_all_commands(run: Cli) -> None:
         ["keys", "retire"],
         ["keys", "no-such"],
         ["init"],
+        ["init", "--master", "vault-of-nobody:x"],
+        ["init", "--store", "mysql://host/keys", "--master", "file:k"],
+        ["keys", "list", "--store", "mysql://host/keys"],
         ["completion", "tcsh"],
     ],
     ids=lambda words: " ".join(words)[:60] or "nothing",
@@ -122,6 +125,12 @@ def test_usage_is_exit_code_2(run: Cli, arguments: list[str]) -> None:
     assert result.code == exitcodes.USAGE, result.stderr
     assert result.stdout == b""
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_can_not_be_read_is_no_usage_error() -> None:
+    # Whether it can is for the library to find: one such file does not end a command over many.
+    assert not options.PATH.readable
+    assert not options.PATH.exists
 
 
 def test_usage_error_in_json(run: Cli) -> None:

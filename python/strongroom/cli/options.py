@@ -19,8 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # The format's limit on the caller's associated data, in bytes.
 _MAX_ASSOCIATED_DATA: Final = 65_535
 
-# A name as the system gives it: no check by click, whose wording differs from the library's.
-PATH: Final = click.Path()
+# A name as the system gives it: no check by click, whose wording differs from the library's and
+# for whom one file that can't be read is a wrong command line.
+PATH: Final = click.Path(readable=False)
 
 
 def common(command: F) -> F:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from strongroom.masters import MasterKeyProvider
 
 _SQLITE: Final = "sqlite:///"
+_SCHEMES: Final = ("sqlite", "postgresql", "postgres")
 PASSPHRASE: Final = "passphrase:"  # noqa: S105 - a URI
 
 
@@ -33,9 +34,18 @@ def store_url(named: str | None) -> str:
     """Return the URL of the store: the one that was named, else the default.
 
     A bare path, which is what people type first, is taken as a SQLite file.
+
+    Raises:
+        CliError: It is a URL, and not of a store (usage).
     """
     if not named:
         return _SQLITE + default_path()
+    scheme, separator, _ = named.partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise CliError(
+            f"not the URL of a key store: write {_SQLITE}PATH, a path, or postgresql://...",
+            exitcodes.USAGE,
+        )
     return named if "://" in named else _SQLITE + named
 
 
@@ -53,9 +63,8 @@ def get_master(uri: str, source: PassphraseSource, *, new: bool = False) -> Mast
         new: The passphrase is a new one: a prompt asks twice.
 
     Raises:
-        CliError: No passphrase to be had (usage).
+        CliError: No passphrase to be had, or no such kind of master (usage).
         MasterKeyError: The master is not there, or not to be used.
-        ValueError: No such kind of master.
     """
     if uri == PASSPHRASE:
         passphrase = source.get("Passphrase of the key store", confirm=new)
@@ -64,7 +73,10 @@ def get_master(uri: str, source: PassphraseSource, *, new: bool = False) -> Mast
         return PassphraseMasterKey(passphrase)
     from strongroom.masters import open_master
 
-    return open_master(uri)
+    try:
+        return open_master(uri)
+    except ValueError as error:
+        raise CliError(str(error), exitcodes.USAGE) from None
 
 
 def open_store(named: str | None, master: str | None, source: PassphraseSource) -> KeyStore:
