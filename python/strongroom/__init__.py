@@ -6,9 +6,9 @@ Everything public is importable from here; what is heavy loads at its first use 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` takes 10 ms to import.
     from strongroom import bulk, errors, files, hazmat, keys, masters
     from strongroom._inspect import MessageInfo, SlotInfo, inspect
     from strongroom._native import __version__
@@ -192,7 +192,7 @@ __all__ = [
 # Hidden from type checkers, to which it would make every name a name of this module.
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    def __getattr__(name: str) -> object:
         """Loads the home of a public name."""
         home = _HOMES.get(name)
         if home is None:
