@@ -211,6 +211,28 @@ def test_hard_links_become_files(store, work):
     assert (work / "back" / "a").read_text() == (work / "back" / "b").read_text() == "data"
 
 
+def test_hard_links_are_rewrapped_once(store, work):
+    """The second name of a file meets the lock of the first, and must not wait for it."""
+    sealed = work / "sealed"
+    sealed.mkdir()
+    cipher = strongroom.VersionedEncryption(store)
+    for number in range(20):
+        file = sealed / f"a{number}"
+        file.write_bytes(cipher.encrypt(bytes(70_000)))
+        os.link(file, sealed / f"b{number}")
+    # Written anew, for there is no room for another slot: the links part. Then in place.
+    store.rotate()
+    report = rewrap_tree(sealed, store)
+    assert (report.ok, report.failed) == (40, 0)
+    for number in range(20):
+        (sealed / f"b{number}").unlink()
+        os.link(sealed / f"a{number}", sealed / f"b{number}")
+    store.rotate()
+    report = rewrap_tree(sealed, store)
+    assert (report.ok, report.current, report.failed) == (20, 20, 0)
+    assert verify_tree(sealed, store).ok == 40
+
+
 def test_damage_is_reported_and_the_others_go_on(store, work):
     source, sealed, back = work / "source", work / "sealed", work / "back"
     make_tree(source, seeded())

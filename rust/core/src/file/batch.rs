@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::copy::{Crew, Ring, open_all, seal_all};
 use super::place::Place;
-use super::rewrap::{Locked, Plan, RewrapKeys, STAGES, rewrap};
+use super::rewrap::RewrapKeys;
+use super::rewrap_group::rewrap_group;
 use super::source::{Source, open_message};
 use super::sys::{On, Side, Sync, Trouble, sync};
 use super::target::{PRIVATE, Target, look, mtime_of};
@@ -434,118 +435,4 @@ fn file_systems<'a>(
         }
     }
     Ok(found)
-}
-
-/// Each write of all files of the group, then one sync, where one file has one sync after each.
-fn rewrap_group(
-    jobs: &[Job<'_>],
-    keys: &dyn RewrapKeys,
-    copy: bool,
-    options: Options<'_>,
-    tick: Tick<'_>,
-) -> Result<Vec<Result<Done>>> {
-    // None: someone else has the lock.
-    type Begun = Result<Option<(Locked, Plan)>>;
-    let begin = |job: &Job<'_>| -> Begun {
-        let Some(locked) = Locked::at_once(job.source)? else {
-            return Ok(None);
-        };
-        let plan = locked.plan(keys, copy)?;
-        Ok(Some((locked, plan)))
-    };
-    let mut begun: Vec<Begun> = std::iter::repeat_with(|| Ok(None))
-        .take(jobs.len())
-        .collect();
-    let one = |(slot, job): (&mut Begun, &Job<'_>)| {
-        *slot = begin(job);
-        match slot {
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            _ => Ok(0),
-        }
-    };
-    let workers = options
-        .workers
-        .unwrap_or(FILE_WORKERS_MAX)
-        .min(FILE_WORKERS_MAX);
-    parallel::for_each(begun.iter_mut().zip(jobs), Some(workers), one, tick)?;
-
-    for stage in 0..STAGES {
-        let mut file_systems = BTreeMap::new();
-        for (number, slot) in begun.iter_mut().enumerate() {
-            let Ok(Some((locked, Plan::InPlace(writes)))) = slot else {
-                continue;
-            };
-            match writes.stage(stage, locked.file()) {
-                Ok(true) => {
-                    file_systems
-                        .entry(locked.file().stat().st_dev)
-                        .or_insert(number);
-                }
-                Ok(false) => {}
-                Err(error) => *slot = Err(error),
-            }
-        }
-        for number in file_systems.into_values() {
-            if let Ok(Some((locked, _))) = &begun[number] {
-                sync(locked.file(), Sync::FileSystem, 0, tick)?;
-            }
-        }
-    }
-
-    let primary = keys.primary()?.0;
-    let mut total = 0;
-    let mut results = Vec::with_capacity(jobs.len());
-    for (slot, job) in begun.into_iter().zip(jobs) {
-        let mut interrupted = None;
-        let mut watch = |done| {
-            tick(total + done).map_err(|error| {
-                interrupted = Some(error);
-                Error::Interrupted
-            })
-        };
-        let result = slot.and_then(|begun| {
-            let (locked, changed) = match begun {
-                Some((locked, plan)) => {
-                    let changed = match &plan {
-                        Plan::Current => false,
-                        Plan::InPlace(writes) => writes.changes_key(),
-                        Plan::Anew(header) => {
-                            locked.write_anew(job.source, header, &mut watch)?;
-                            true
-                        }
-                        Plan::Reencrypt => {
-                            let ad = options.associated_data;
-                            locked.reencrypt(job.source, keys, ad, &mut watch)?;
-                            true
-                        }
-                    };
-                    (locked.count(), changed)
-                }
-                None => {
-                    let ad = options.associated_data;
-                    let changed = rewrap(job.source, keys, ad, copy, &mut watch)?;
-                    (Count::default(), changed)
-                }
-            };
-            let count = Count {
-                key_id: Some(primary),
-                ..locked
-            };
-            Ok(Done {
-                count,
-                current: !changed,
-            })
-        });
-        if let Some(error) = interrupted {
-            return Err(error);
-        }
-        if matches!(result, Err(Error::Interrupted)) {
-            return Err(Error::Interrupted);
-        }
-        if let Ok(done) = &result {
-            total += done.count.plaintext;
-        }
-        results.push(result);
-    }
-    Ok(results)
 }

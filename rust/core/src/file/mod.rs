@@ -8,9 +8,12 @@
 mod batch;
 mod copy;
 mod flush;
+mod found;
+mod in_place;
 mod place;
 mod reader;
 mod rewrap;
+mod rewrap_group;
 mod source;
 mod sys;
 mod target;

@@ -8,19 +8,18 @@ use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 
 use super::copy::{Crew, PIECE, Ring, WIRE_PIECE, open_all, seal_piece};
+use super::found::Found;
+use super::in_place::{InPlace, STAGES};
 use super::place::Place;
 use super::source::{Source, open_message};
-use super::sys::{On, Side, Sync, lock_exclusive, sync, write_at};
+use super::sys::{On, Side, Sync, lock_exclusive, sync};
 use super::target::{PRIVATE, Target, lock_shared};
 use super::{Count, create};
 use crate::envelope::{Header, KeySource, NewSlot};
 use crate::error::{Error, Result, hex};
 use crate::keys::{BoxLabel, KeyId, Material};
 use crate::parallel::Tick;
-use crate::params::{
-    KEY_LEN, SLOT_EMPTY, SLOT_HEADER_LEN, SLOT_KEYSET, SLOT_KEYSET_LEN, SLOTS_MAX,
-};
-use crate::secret::Secret;
+use crate::params::{SLOT_EMPTY, SLOT_KEYSET_LEN, SLOTS_MAX};
 use crate::slot::{Content, PassphraseParams, Slot};
 use crate::stream;
 
@@ -49,46 +48,6 @@ pub enum Plan {
     Anew(Header),
     /// Encrypt under a new DEK.
     Reencrypt,
-}
-
-/// The writes of a rewrap in place. Counts and lengths are never written.
-pub struct InPlace {
-    /// The empty slot that is filled: its offset, and the new body.
-    new: Option<(u64, Vec<u8>)>,
-    /// The slots that are emptied: offset and length of the body.
-    old: Vec<(u64, usize)>,
-    /// The same, for slots whose kind says empty already and whose body was not wiped.
-    remains: Vec<(u64, usize)>,
-}
-
-/// Steps of [`InPlace::stage`], each to be durable before the next.
-pub const STAGES: usize = 4;
-
-impl InPlace {
-    /// One step; whether it wrote anything.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn stage(&self, number: usize, file: impl AsFd) -> Result<bool> {
-        const BODY: u64 = SLOT_HEADER_LEN as u64;
-        let write = |bytes: &[u8], at| write_at(&file, bytes, at).on(Side::Source);
-        match (number, &self.new) {
-            (0, Some((at, body))) => write(body, at + BODY)?,
-            (1, Some((at, _))) => write(&[SLOT_KEYSET], *at)?,
-            (2, _) if !self.old.is_empty() => {
-                for (at, _) in &self.old {
-                    write(&[SLOT_EMPTY], *at)?;
-                }
-            }
-            (3, _) => {
-                for (at, len) in self.old.iter().chain(&self.remains) {
-                    write(&vec![0; *len], at + BODY)?;
-                }
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
 }
 
 /// A file whose lock is held.
@@ -397,75 +356,6 @@ impl Locked {
     }
 }
 
-/// Which slots of the keyset open.
-struct Found {
-    dek: Secret<[u8; KEY_LEN]>,
-    /// Under the primary.
-    current: Option<usize>,
-    /// Under other keys, and further ones under the primary.
-    old: Vec<usize>,
-}
-
-impl Found {
-    fn search(header: &Header, keys: &dyn RewrapKeys, primary: &KeyId) -> Result<Self> {
-        let mut dek = None;
-        let (mut current, mut old) = (None, Vec::new());
-        let (mut seen, mut candidates, mut forbidden) = (Vec::new(), false, None);
-        for (number, slot) in header.slots.iter().enumerate() {
-            let Content::Keyset { key_id } = slot.content() else {
-                continue;
-            };
-            seen.push(key_id);
-            let material = match keys.keyset_key(&key_id) {
-                Ok(Some(material)) => material,
-                Ok(None) => continue,
-                Err(error @ Error::KeyState { .. }) => {
-                    forbidden = forbidden.or(Some(error));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            candidates = true;
-            match slot.open(material.box_key(BoxLabel::Wrap)?, &header.prefix) {
-                Ok(opened) => dek = Some(opened),
-                Err(Error::Decryption { .. }) => continue,
-                Err(error) => return Err(error),
-            }
-            if key_id == *primary && current.is_none() {
-                current = Some(number);
-            } else {
-                old.push(number);
-            }
-        }
-        match (dek, forbidden) {
-            (Some(dek), _) => Ok(Self { dek, current, old }),
-            (None, Some(forbidden)) => Err(forbidden),
-            (None, None) if candidates => Err(Error::DECRYPTION),
-            (None, None) => Err(not_found(&seen)),
-        }
-    }
-
-    fn opened(&self, number: usize) -> bool {
-        self.current == Some(number) || self.old.contains(&number)
-    }
-}
-
-fn not_found(seen: &[KeyId]) -> Error {
-    let listed: Vec<_> = seen.iter().map(|id| hex(id)).collect();
-    Error::KeyNotFound {
-        message: if listed.is_empty() {
-            "this file has no slot of a keyset: there is nothing to rewrap".into()
-        } else {
-            format!(
-                "no key of this file is here: it names {} (may be retired or destroyed, or of \
-                 another keyset)",
-                listed.join(", ")
-            )
-        },
-        key_id: seen.first().copied(),
-    }
-}
-
 /// Puts a file under the primary key of its keyset. False where it was already.
 ///
 /// # Errors
@@ -494,11 +384,4 @@ pub fn rewrap(
         Plan::Reencrypt => locked.reencrypt(place, keys, associated_data, tick)?,
     }
     Ok(true)
-}
-
-impl InPlace {
-    /// Whether the file opens with other keys afterwards.
-    pub fn changes_key(&self) -> bool {
-        self.new.is_some() || !self.old.is_empty()
-    }
 }
