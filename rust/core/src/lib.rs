@@ -11,6 +11,7 @@ pub mod file;
 pub mod kc_xaes;
 pub mod kdf;
 pub mod keys;
+mod opening;
 pub mod parallel;
 pub mod params;
 pub mod random;
