@@ -325,13 +325,14 @@ def endless_calls():
     zeros = mmap.mmap(-1, 1 << 30)
     rows = [bytes(64)] * 1_500_000
     return {
+        "encrypt": lambda: secure.encrypt(zeros),
         "encrypt_large": lambda: parallel.encrypt_large(zeros),
         "encrypt_many": lambda: secure.encrypt_many(rows),
         "encrypt_packed": lambda: secure.encrypt_packed(memoryview(zeros)[: 256 * MIB], 64),
     }
 
 
-@pytest.mark.parametrize("name", ["encrypt_large", "encrypt_many", "encrypt_packed"])
+@pytest.mark.parametrize("name", ["encrypt", "encrypt_large", "encrypt_many", "encrypt_packed"])
 def test_a_signal_stops_a_long_call_soon(endless_calls, name):
     strongroom.set_num_threads(1)
     try:
