@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -459,3 +461,31 @@ def test_a_very_deep_tree_uses_up_descriptors_and_says_so(store, work):
     assert encrypt_tree(source, work / "sealed", store).failed == 0
     assert decrypt_tree(work / "sealed", work / "back", store).ok == 150
     assert len(list(Path(work / "back").rglob("f"))) == 150
+
+
+def test_a_rewrap_that_waits_for_a_lock_holds_none(store, work):
+    # Else two runs that took locks in another order would wait for each other for ever.
+    (work / "plain").write_bytes(b"data")
+    first, second = work / "first", work / "second"
+    for path in (first, second):
+        strongroom.encrypt_file(work / "plain", path, store)
+    new = store.rotate().id
+    run = threading.Thread(target=rewrap_tree, args=([first, second], store))
+    with first.open("rb") as held, second.open("rb") as other:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run.start()
+        deadline = time.monotonic() + 60
+        while strongroom.inspect(second).key_ids != (new,) or not free(other):
+            assert time.monotonic() < deadline
+        assert strongroom.inspect(first).key_ids != (new,)
+    run.join()
+    assert strongroom.inspect(first).key_ids == (new,)
+
+
+def free(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
