@@ -86,11 +86,12 @@ impl<const N: usize> NoncePage<N> {
         }
         // A fork by a signal handler of this very thread wipes the page in the child while this
         // function goes on in both: then the lock is found open, and nothing that was taken counts.
-        if lock.swap(0, Ordering::AcqRel) == 1 {
-            Ok(out.len())
-        } else {
-            Ok(0)
+        // (Nobody else opens it, so that a load and a store do.)
+        if lock.load(Ordering::Relaxed) != 1 {
+            return Ok(0);
         }
+        lock.store(0, Ordering::Release);
+        Ok(out.len())
     }
 
     /// Erases what is left, so that the next item comes from fresh randomness.
