@@ -131,7 +131,6 @@ class KeysetCipher:
         associated_data: Buffer = b"",
         *,
         reencrypt: bool = False,
-        allow_compromised: bool = False,
     ) -> bytes: ...
     def encrypt_many(
         self, plaintexts: Iterable[Buffer], associated_data: _Each = None
@@ -149,7 +148,6 @@ class KeysetCipher:
         associated_data: _Each = None,
         *,
         reencrypt: bool = False,
-        allow_compromised: bool = False,
     ) -> list[bytes]: ...
 
 @disjoint_base

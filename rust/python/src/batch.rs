@@ -368,10 +368,11 @@ const MAP_BLOCK: usize = 256;
 
 /// Says in the exception which item it was.
 pub fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
-    if error.is_instance_of::<crate::errors::DecryptionError>(py) {
-        let _ = error.value(py).setattr("index", index);
-    } else if let Ok(add_note) = error.value(py).getattr("add_note") {
-        let _ = add_note.call1((format!("in messages[{index}]"),));
+    let value = error.value(py);
+    // An exception without room for an attribute still says it in a note.
+    let _ = value.setattr("index", index);
+    if !error.is_instance_of::<crate::errors::DecryptionError>(py) {
+        let _ = value.call_method1("add_note", (format!("in messages[{index}]"),));
     }
     error
 }

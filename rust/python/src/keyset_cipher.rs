@@ -96,36 +96,29 @@ impl KeysetCipher {
     /// Brings a message under the keyset's primary key.
     ///
     /// An envelope is rewrapped: its slot is replaced and its data stays as it is. A record is encrypted
-    /// anew. Both are encrypted anew if their key is compromised, since whoever has it may have the DEK.
+    /// anew. Both are encrypted anew if their key is compromised, since whoever has it may have the
+    /// DEK: whatever they wrote under it is under the new key then, as authentic as the rest.
     ///
     /// Args:
     ///     data: A whole record or envelope.
     ///     associated_data: What it was encrypted with.
     ///     reencrypt: Encrypt an envelope anew as well, with a new DEK, also when it is current.
-    ///     allow_compromised: Also from a compromised key.
     ///
     /// Returns:
     ///     The new message; `data` itself, authenticated, where it is current.
     ///
     /// Raises:
     ///     KeyNotFoundError, KeyStateError, DecryptionError, FormatError: As `decrypt`.
-    #[pyo3(signature = (data, associated_data=None, *, reencrypt=false, allow_compromised=false), text_signature = "($self, data, associated_data=b\"\", *, reencrypt=False, allow_compromised=False)")]
+    #[pyo3(signature = (data, associated_data=None, *, reencrypt=false), text_signature = "($self, data, associated_data=b\"\", *, reencrypt=False)")]
     fn rotate_encryption<'py>(
         &self,
         py: Python<'py>,
         data: &Bound<'py, PyAny>,
         associated_data: Option<&Bound<'py, PyAny>>,
         reencrypt: bool,
-        allow_compromised: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let associated_data = AssociatedData::new(associated_data)?;
-        self.rotate(
-            py,
-            data,
-            associated_data.as_slice(),
-            reencrypt,
-            allow_compromised,
-        )
+        self.rotate(py, data, associated_data.as_slice(), reencrypt)
     }
 
     /// `encrypt` for many values: see `SecureEncryption.encrypt_many`.
@@ -164,17 +157,16 @@ impl KeysetCipher {
     ///
     /// Raises:
     ///     DecryptionError: A message does not authenticate; `index` says which.
-    #[pyo3(signature = (messages, associated_data=None, *, reencrypt=false, allow_compromised=false), text_signature = "($self, messages, associated_data=None, *, reencrypt=False, allow_compromised=False)")]
+    #[pyo3(signature = (messages, associated_data=None, *, reencrypt=false), text_signature = "($self, messages, associated_data=None, *, reencrypt=False)")]
     fn rotate_many<'py>(
         &self,
         py: Python<'py>,
         messages: &Bound<'py, PyAny>,
         associated_data: Option<&Bound<'py, PyAny>>,
         reencrypt: bool,
-        allow_compromised: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         batch::map_many(messages, associated_data, |message, associated_data| {
-            self.rotate(py, message, associated_data, reencrypt, allow_compromised)
+            self.rotate(py, message, associated_data, reencrypt)
         })
     }
 
@@ -215,14 +207,13 @@ impl KeysetCipher {
         data: &Bound<'py, PyAny>,
         associated_data: &[u8],
         reencrypt: bool,
-        allow_compromised: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let input = Input::new(data, "data")?;
         let message = input.as_slice();
         let keyring = self.keyring.get();
         let (primary_id, primary) = keyring.primary(py)?;
         let anew = || {
-            let plaintext = self.open(py, message, associated_data, allow_compromised)?;
+            let plaintext = self.open(py, message, associated_data, true)?;
             seal(py, &primary, associated_data, plaintext.as_bytes())
         };
         let unchanged = || match data.cast_exact::<PyBytes>() {
@@ -240,7 +231,7 @@ impl KeysetCipher {
             });
         }
         let (header, sealed) = Header::split(message).or_raise(py)?;
-        let source = KeyringSource::new(keyring, allow_compromised);
+        let source = KeyringSource::new(keyring, true);
         let opened =
             envelope::open_header(&header, &source, associated_data, Engine::for_streams())
                 .map_err(|error| source.to_py(py, error))?;
