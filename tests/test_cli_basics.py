@@ -75,7 +75,9 @@ def test_help_lists_all_commands(run: Cli) -> None:
     text = run.ok("--help").text
     for name in COMMANDS:
         assert f"  {name} " in text
-    expected = "init master keys encrypt decrypt verify rewrap inspect doctor bench completion"
+    expected = (
+        "init master keys encrypt decrypt verify rewrap slots inspect doctor bench completion"
+    )
     assert expected.split() == COMMANDS
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from strongroom.keys import KeyStore
+    from strongroom.masters import MasterKeyProvider
 
 __all__ = ["ByteCount", "Keys", "Path", "Progress", "file_keys"]
 
@@ -46,9 +47,14 @@ class Keys:
     """Keys for the native calls, and what their key ids mean."""
 
     def __init__(
-        self, native: _native.FileKeys, keyring: _native.Keyring | None, keyset: str | None
+        self,
+        native: _native.FileKeys,
+        keyring: _native.Keyring | None,
+        keyset: str | None,
+        has_master: bool = False,
     ) -> None:
         """Takes what `file_keys` has gathered."""
+        self._has_master = has_master
         self.native = native
         self._keyring = keyring
         self._keyset = keyset
@@ -61,7 +67,10 @@ class Keys:
         """Returns the keyset of a key; None for a passphrase."""
         if key_id is None or self._keyring is None:
             return None
-        return self._keyset if self._keyset is not None else self._keyring.lookup(key_id)
+        # A KEK is in no keyset.
+        if self._keyset is not None and not self._has_master:
+            return self._keyset
+        return self._keyring.lookup(key_id)
 
 
 @contextmanager
@@ -73,6 +82,7 @@ def file_keys(
     writes: bool = False,
     rewraps: bool = False,
     allow_compromised: bool = False,
+    master: MasterKeyProvider | None = None,
 ) -> Iterator[Keys]:
     """Gathers what files are opened with; a passphrase's keys are wiped at the end.
 
@@ -81,30 +91,53 @@ def file_keys(
         TypeError: The key store is none.
         KeyNotFoundError: No such keyset.
     """
-    if key_store is None and passphrase is None:
+    if key_store is None and passphrase is None and (master is None or writes):
         raise ValueError("give a key store, a passphrase, or both")
+    unwrap = None if master is None else _unwrapping(master)
     if keyset is None and key_store is not None and (writes or rewraps):
         raise ValueError("keyset=None searches all keysets to read; to write, name one")
     if key_store is not None and not hasattr(key_store, "_keyring"):
         raise TypeError(f"key_store must be an open KeyStore, not {type(key_store).__name__}")
     keyring = None if key_store is None else key_store._keyring(keyset)
     if passphrase is None:
-        native = _native.FileKeys(keyring, allow_compromised=allow_compromised)
-        yield Keys(native, keyring, keyset)
+        native = _native.FileKeys(keyring, allow_compromised=allow_compromised, master=unwrap)
+        yield Keys(native, keyring, keyset, master is not None)
         return
     from strongroom.masters.passphrase import Cost, PassphraseMasterKey
 
-    master = PassphraseMasterKey(passphrase)
+    own_master = PassphraseMasterKey(passphrase)
 
     def key(memory_kib: int, passes: int, lanes: int, salt: bytes) -> _native.MemoryLockedKey:
-        return master._key(Cost(memory_kib, passes, lanes, salt))
+        return own_master._key(Cost(memory_kib, passes, lanes, salt))
 
     try:
         # One salt for all that is written under it: Argon2id runs once for a whole tree.
-        own = master._own
+        own = own_master._own
         new = (own.memory_kib, own.passes, own.lanes, own.salt)
         cost = new if writes else None
-        native = _native.FileKeys(keyring, key, cost, allow_compromised=allow_compromised)
-        yield Keys(native, keyring, keyset)
+        native = _native.FileKeys(
+            keyring, key, cost, allow_compromised=allow_compromised, master=unwrap
+        )
+        yield Keys(native, keyring, keyset, master is not None)
     finally:
-        master.close()
+        own_master.close()
+
+
+def _unwrapping(
+    master: MasterKeyProvider,
+) -> Callable[[bytes, str], _native.MemoryLockedKey | None]:
+    """Returns what opens the slots whose KEK this master wrapped: each KEK is asked for once."""
+    from strongroom.masters import wrapped
+
+    mechanism = getattr(master, "mechanism", wrapped.SERVICE)
+    found: dict[tuple[bytes, str], _native.MemoryLockedKey] = {}
+
+    def unwrap(data: bytes, kek_id: str) -> _native.MemoryLockedKey | None:
+        parts = wrapped.parse(data)
+        if parts.mechanism != mechanism or parts.wrapping_id != master.key_id:
+            return None
+        if (data, kek_id) not in found:
+            found[data, kek_id] = wrapped.unwrap_with(master, data, kek_id)
+        return found[data, kek_id]
+
+    return unwrap

@@ -255,6 +255,7 @@ class FileKeys:
         cost: tuple[int, int, int, bytes] | None = None,
         *,
         allow_compromised: bool = False,
+        master: Callable[[bytes, str], MemoryLockedKey | None] | None = None,
     ) -> Self: ...
 
 @final
@@ -322,6 +323,16 @@ def file_decrypt(
 def file_verify(
     source: str, keys: FileKeys, associated_data: Buffer, progress: _Progress = None
 ) -> _Counted: ...
+def file_slot_add(
+    path: str,
+    keys: FileKeys,
+    *,
+    keyring: Keyring | None = None,
+    passphrase: tuple[MemoryLockedKey, tuple[int, int, int, bytes]] | None = None,
+    kek: tuple[MemoryLockedKey, bytes] | None = None,
+    copy: bool = False,
+) -> bool: ...
+def file_slot_remove(path: str, keys: FileKeys, key_id: str | None, copy: bool = False) -> int: ...
 def file_rewrap(
     path: str,
     keys: FileKeys,

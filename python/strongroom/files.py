@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast, overload
 
 from strongroom import _native
 from strongroom._file_keys import ByteCount, file_keys
+from strongroom._file_slots import add_slot, remove_slots
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
     from strongroom._file_keys import Path, Progress
     from strongroom._file_objects import EncryptedReader, EncryptedWriter
     from strongroom.keys import KeyStore
+    from strongroom.masters import MasterKeyProvider
 
 __all__ = [
     "ByteCount",
+    "add_slot",
     "decrypt_file",
     "decrypt_stream",
     "encrypt_file",
     "encrypt_stream",
     "open",
+    "remove_slots",
     "rewrap_file",
     "verify_file",
 ]
@@ -100,6 +104,7 @@ def decrypt_file(
     overwrite: bool = False,
     allow_compromised: bool = False,
     progress: Progress | None = None,
+    master: MasterKeyProvider | None = None,
 ) -> ByteCount:
     """Decrypts a file. All of it is authenticated before anything has the target's name.
 
@@ -113,6 +118,7 @@ def decrypt_file(
         overwrite: Replace a file that is there.
         allow_compromised: Take a key whose state is compromised: who has it can have written this.
         progress: Called at most every 50 ms; an exception in it ends the call.
+        master: One that opens the file by a slot with its KEK (`add_slot`).
 
     Returns:
         Bytes of plaintext, with keyset and key id.
@@ -125,7 +131,9 @@ def decrypt_file(
         LimitError: Its passphrase slots cost more than is read.
         OSError: As for `encrypt_file`, all of them.
     """
-    with file_keys(key_store, keyset, passphrase, allow_compromised=allow_compromised) as keys:
+    with file_keys(
+        key_store, keyset, passphrase, allow_compromised=allow_compromised, master=master
+    ) as keys:
         plaintext, _, key_id = _native.file_decrypt(
             _path(src), _path(dst), keys.native, associated_data, overwrite, progress
         )
@@ -141,6 +149,7 @@ def verify_file(
     passphrase: str | Buffer | None = None,
     allow_compromised: bool = False,
     progress: Progress | None = None,
+    master: MasterKeyProvider | None = None,
 ) -> ByteCount:
     """Authenticates all of a file and writes nothing. As `decrypt_file` else.
 
@@ -151,7 +160,9 @@ def verify_file(
         FormatError, KeyNotFoundError, DecryptionError, KeyStateError, LimitError, OSError: As for
             `decrypt_file`.
     """
-    with file_keys(key_store, keyset, passphrase, allow_compromised=allow_compromised) as keys:
+    with file_keys(
+        key_store, keyset, passphrase, allow_compromised=allow_compromised, master=master
+    ) as keys:
         plaintext, _, key_id = _native.file_verify(
             _path(src), keys.native, associated_data, progress
         )

@@ -81,6 +81,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         "decrypt": ("strongroom.cli.data:decrypt", "Decrypt files, trees or stdin."),
         "verify": ("strongroom.cli.data:verify", "Check that messages authenticate."),
         "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
+        "slots": ("strongroom.cli.slots:slots", "Let further keys and masters open a file."),
         "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
         "doctor": ("strongroom.cli.doctor:doctor", "Show engine, threads, memory and store."),
         "bench": ("strongroom.cli.bench:bench", "Measure this machine beside the peers."),

@@ -226,7 +226,8 @@ impl Keyring {
     }
 }
 
-fn parse_id(text: &str) -> PyResult<KeyId> {
+/// The id that 32 hex digits are.
+pub fn parse_id(text: &str) -> PyResult<KeyId> {
     let bad = || PyValueError::new_err(format!("{text:?} is no key id: 32 hex digits"));
     let mut id = KeyId::default();
     if text.len() != 2 * id.len() || !text.is_ascii() {

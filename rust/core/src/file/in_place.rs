@@ -1,15 +1,15 @@
-//! The four writes of a rewrap in place: FORMAT.md §4, *Rewrapping*.
+//! The four writes of a rewrap, or another change of slots, in place: FORMAT.md §4, *Rewrapping*.
 
 use std::os::fd::AsFd;
 
 use super::sys::{On, Side, write_at};
 use crate::error::Result;
-use crate::params::{SLOT_EMPTY, SLOT_HEADER_LEN, SLOT_KEYSET};
+use crate::params::{SLOT_EMPTY, SLOT_HEADER_LEN};
 
 /// The writes of a rewrap in place. Counts and lengths are never written.
 pub struct InPlace {
-    /// The empty slot that is filled: its offset, and the new body.
-    pub new: Option<(u64, Vec<u8>)>,
+    /// The empty slot that is filled: its offset, its kind from then on, and the new body.
+    pub new: Option<(u64, u8, Vec<u8>)>,
     /// The slots that are emptied: offset and length of the body.
     pub old: Vec<(u64, usize)>,
     /// The same, for slots whose kind says empty already and whose body was not wiped.
@@ -28,8 +28,8 @@ impl InPlace {
         const BODY: u64 = SLOT_HEADER_LEN as u64;
         let write = |bytes: &[u8], at| write_at(&file, bytes, at).on(Side::Source);
         match (number, &self.new) {
-            (0, Some((at, body))) => write(body, at + BODY)?,
-            (1, Some((at, _))) => write(&[SLOT_KEYSET], *at)?,
+            (0, Some((at, _, body))) => write(body, at + BODY)?,
+            (1, Some((at, kind, _))) => write(&[*kind], *at)?,
             (2, _) if !self.old.is_empty() => {
                 for (at, _) in &self.old {
                     write(&[SLOT_EMPTY], *at)?;

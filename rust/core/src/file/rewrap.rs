@@ -53,7 +53,7 @@ pub enum Plan {
 /// A file whose lock is held.
 pub struct Locked {
     source: Source,
-    header: Header,
+    pub(super) header: Header,
     start: u64,
 }
 
@@ -171,7 +171,7 @@ impl Locked {
                 remains: Vec::new(),
             })),
             (false, Some(body)) if empty.is_some() => Ok(Plan::InPlace(InPlace {
-                new: empty.map(|slot| (slot.offset as u64, body)),
+                new: empty.map(|slot| (slot.offset as u64, SLOT_KEYSET, body)),
                 old: old().collect(),
                 remains: Vec::new(),
             })),

@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use strongroom_core::envelope::{KeySource, NewSlot};
+use strongroom_core::error::hex;
 use strongroom_core::file::RewrapKeys;
 use strongroom_core::keys::{KeyId, Material};
 use strongroom_core::params::PASSPHRASE_SALT_LEN;
 use strongroom_core::slot::PassphraseParams;
 use strongroom_core::{Error, Result};
 
-use crate::errors::OrRaise;
+use crate::errors::{DecryptionError, OrRaise};
 use crate::keyring::{Keyring, KeyringSource};
 use crate::secret::MemoryLockedKey;
 use crate::tick::Ticker;
@@ -23,6 +24,8 @@ use crate::tick::Ticker;
 pub struct FileKeys {
     keyring: Option<Py<Keyring>>,
     passphrase: Option<Py<PyAny>>,
+    /// `master(wrapped, kek_id)` returns the KEK that a master unwraps, or None.
+    master: Option<Py<PyAny>>,
     cost: Option<PassphraseParams>,
     allow_compromised: bool,
 }
@@ -30,15 +33,16 @@ pub struct FileKeys {
 #[pymethods]
 impl FileKeys {
     #[new]
-    #[pyo3(signature = (keyring, passphrase=None, cost=None, *, allow_compromised=false))]
+    #[pyo3(signature = (keyring, passphrase=None, cost=None, *, allow_compromised=false, master=None))]
     fn new(
         py: Python<'_>,
         keyring: Option<Py<Keyring>>,
         passphrase: Option<Py<PyAny>>,
         cost: Option<(u32, u32, u8, [u8; PASSPHRASE_SALT_LEN])>,
         allow_compromised: bool,
+        master: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        if keyring.is_none() && passphrase.is_none() {
+        if keyring.is_none() && passphrase.is_none() && master.is_none() {
             return Err(PyValueError::new_err(
                 "give a key store, a passphrase, or both",
             ));
@@ -55,6 +59,7 @@ impl FileKeys {
         Ok(Self {
             keyring,
             passphrase,
+            master,
             cost,
             allow_compromised,
         })
@@ -68,6 +73,8 @@ pub struct Asked<'a> {
     allow_compromised: bool,
     found: Mutex<HashMap<KeyId, Arc<Material>>>,
     raised: Mutex<Option<PyErr>>,
+    /// The first exception of a master that could not be asked.
+    refused: Mutex<Option<PyErr>>,
 }
 
 impl<'a> Asked<'a> {
@@ -77,6 +84,7 @@ impl<'a> Asked<'a> {
             allow_compromised: keys.allow_compromised,
             found: Mutex::new(HashMap::new()),
             raised: Mutex::new(None),
+            refused: Mutex::new(None),
         }
     }
 
@@ -115,7 +123,15 @@ impl<'a> Asked<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        let refused = self
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         match (error, raised) {
+            (Error::Master(text), _) => {
+                refused.map_or(OrPyErr::Core(Error::Master(text)), OrPyErr::Raised)
+            }
             (Error::Interrupted, Some(raised)) => OrPyErr::Raised(raised),
             (Error::Interrupted, None) => {
                 OrPyErr::Raised(ticker.into_py_err(py, Error::Interrupted))
@@ -211,6 +227,33 @@ impl KeySource for Asked<'_> {
             Ok(key.cast_into::<MemoryLockedKey>()?.get().handle.material())
         })
         .map(Some)
+    }
+
+    fn master_key(&self, kek_id: &KeyId, wrapped: &[u8]) -> Result<Option<Arc<Material>>> {
+        let Some(master) = &self.keys.master else {
+            return Ok(None);
+        };
+        self.attach(|py| {
+            let asked = master
+                .bind(py)
+                .call1((PyBytes::new(py, wrapped), hex(kek_id)))
+                .and_then(|key| {
+                    let key: Option<Py<MemoryLockedKey>> = key.extract()?;
+                    Ok(key)
+                });
+            match asked {
+                Ok(key) => Ok(key.map(|key| key.get().handle.material()).transpose()),
+                Err(error) if error.is_instance_of::<DecryptionError>(py) => {
+                    Ok(Err(Error::DECRYPTION))
+                }
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                    refused.get_or_insert(error);
+                    Ok(Err(Error::Master("the master refused".into())))
+                }
+                Err(error) => Err(error),
+            }
+        })
     }
 }
 

@@ -4,6 +4,7 @@ mod batch;
 mod handles;
 mod keys;
 mod single;
+mod slots;
 mod stream;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<stream::StreamEncryptor>()?;
     m.add_class::<stream::StreamDecryptor>()?;
     single::register(m)?;
+    slots::register(m)?;
     batch::register(m)
 }
 
