@@ -94,8 +94,8 @@ def test_init_that_fails_leaves_nothing(cli: Cli) -> None:
     cli.fails(exitcodes.NOT_FOUND, "init", "--master", f"file:{no_folder}")
     (cli.folder / "not a key").write_text("something else")
     cli.fails(exitcodes.MASTER_REFUSED, "init", "--master", "file:not a key")
-    cli.fails(exitcodes.OTHER, "init", "--master", "unknown:thing")
-    cli.fails(exitcodes.OTHER, "init", "--store", "mysql://x", "--master", f"file:{cli.key_file}")
+    cli.fails(exitcodes.USAGE, "init", "--master", "unknown:thing")
+    cli.fails(exitcodes.USAGE, "init", "--store", "mysql://x", "--master", f"file:{cli.key_file}")
     assert [p.name for p in cli.folder.iterdir()] == ["not a key"]
 
 

@@ -167,5 +167,5 @@ def test_a_service_from_init_to_rotate(cli: Cli, vault: Vault) -> None:
 def test_the_name_of_no_master(cli: Cli) -> None:
     cli.init()
     for bad in ("nothing", "vault:x", "awskms:///", "keyring:", "pass:" + SECOND):
-        said = cli.fails(exitcodes.OTHER, "master", "add", bad).stderr
+        said = cli.fails(exitcodes.USAGE, "master", "add", bad).stderr
         assert SECOND not in said

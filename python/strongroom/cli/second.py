@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from strongroom.cli import exitcodes
+from strongroom.cli.exitcodes import CliError
 from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.store import PASSPHRASE
 from strongroom.cli.terminal import ask_passphrase, on_terminal
@@ -28,8 +30,8 @@ def new_master(
         The master, and whether a key was made for it.
 
     Raises:
-        CliError: No passphrase to be had (usage).
-        MasterKeyError, ValueError, OSError: As `create_master`.
+        CliError: No passphrase to be had, or no such kind of master (usage).
+        MasterKeyError, OSError: As `create_master`.
     """
     if uri == PASSPHRASE:
         from strongroom.masters import PassphraseMasterKey
@@ -38,7 +40,10 @@ def new_master(
         return PassphraseMasterKey(source.get(prompt, confirm=True)), False
     from strongroom.masters import create_master
 
-    return create_master(uri)
+    try:
+        return create_master(uri)
+    except ValueError as error:
+        raise CliError(str(error), exitcodes.USAGE) from None
 
 
 def offered_recovery() -> MasterKeyProvider | None:

@@ -19,7 +19,7 @@ use crate::envelope::{Header, KeySource, NewSlot};
 use crate::error::{Error, Result, hex};
 use crate::keys::{BoxLabel, KeyId, Material};
 use crate::parallel::Tick;
-use crate::params::{SLOT_EMPTY, SLOT_KEYSET_LEN, SLOTS_MAX};
+use crate::params::{SLOT_EMPTY, SLOT_KEYSET, SLOT_KEYSET_LEN, SLOTS_MAX};
 use crate::slot::{Content, PassphraseParams, Slot};
 use crate::stream;
 
