@@ -335,7 +335,7 @@ def test_modes_of_writers(store, work):
         strongroom.open(work, "wb", store)
     with strongroom.open(path, "wb", store) as file:
         with pytest.raises(TypeError, match="encode"):
-            file.write("text")  # type: ignore[arg-type]
+            file.write("text")
 
 
 # --- Speed, roughly: the bench has the figure, this sees a read that opens too much.

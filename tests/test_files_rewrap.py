@@ -119,7 +119,7 @@ def test_what_can_not_be_rewrapped(store, work):
     with pytest.raises(KeyNotFoundError):
         strongroom.rewrap_file(path, store, keyset="other")
     with pytest.raises(ValueError, match="name one"):
-        strongroom.rewrap_file(path, store, keyset=None)  # type: ignore[arg-type]
+        strongroom.rewrap_file(path, store, keyset=None)
     assert path.read_bytes() == whole
     for bad in (b"", whole[:100], b"not a message", whole[:-4016]):
         path.write_bytes(bad)
