@@ -226,6 +226,9 @@ class Walk:
     def _list(self, directory: Directory) -> None:
         """Takes up the files of a directory, and notes its directories."""
         try:
+            if self._work == "rewrap" and not self._dry_run:
+                # One that writes anew leaves a temporary file here when it is killed.
+                directory.source.begin_writing()
             with os.scandir(directory.source.fileno()) as entries:
                 # A rewrap that writes anew renames in here: what is read must be settled before.
                 found: Iterator[os.DirEntry[str]] | list[os.DirEntry[str]] = entries
