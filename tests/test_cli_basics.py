@@ -14,7 +14,7 @@ import pytest
 import strongroom
 from cli_runner import COMMAND, Cli, check_schema, schema, schema_errors, start_up_seconds
 from strongroom.cli import exitcodes, options, output
-from strongroom.cli.main import LazyGroup, cli
+from strongroom.cli.app import LazyGroup, cli
 
 COMMANDS = list(cli.list_commands(click.Context(cli)))
 
@@ -36,7 +36,7 @@ def test_start_up_takes_at_most_60_ms_over_python(run: Cli) -> None:
 def test_start_up_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\n"
-        "from strongroom.cli.main import run\n"
+        "from strongroom.cli.app import run\n"
         f"run({arguments!r})\n"
         "heavy = {'rich', 'sqlite3', 'cryptography', 'importlib.metadata', 'dataclasses',\n"
         "         'logging', 'subprocess', 'json', 'numpy'}\n"
@@ -49,7 +49,7 @@ def test_start_up_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_commands_load_when_called() -> None:
     program = (
         "import sys\n"
-        "from strongroom.cli.main import run\n"
+        "from strongroom.cli.app import run\n"
         "run(['--help'])\n"
         "print(sorted(n for n in sys.modules if n.startswith('strongroom.cli')), file=sys.stderr)\n"
     )

@@ -57,11 +57,11 @@ with open(plain, 'rb') as source, strongroom.open(out, 'wb', key_store=keys) as 
         file.write(data)
 """,
     "command encrypt": """
-from strongroom.cli.main import run
+from strongroom.cli.app import run
 assert run(['encrypt', '-q', '--store', url, plain, '-o', out]) == 0
 """,
     "command decrypt": """
-from strongroom.cli.main import run
+from strongroom.cli.app import run
 assert run(['decrypt', '-q', '--store', url, sealed, '-o', out]) == 0
 """,
     # Last: it changes the file.

@@ -19,7 +19,7 @@ def main() -> None:
         SystemExit: Always, with one of `strongroom.cli.exitcodes`.
     """
     try:
-        from strongroom.cli.main import run
+        from strongroom.cli.app import run
 
         code = run()
     except KeyboardInterrupt:

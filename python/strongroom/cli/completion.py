@@ -22,7 +22,7 @@ def completion(out: Output, shell: str) -> int:
     """Print the completion script of a shell, to be evaluated in its start-up file."""
     from click.shell_completion import get_completion_class
 
-    from strongroom.cli.main import COMPLETION_VARIABLE, cli
+    from strongroom.cli.app import COMPLETION_VARIABLE, cli
 
     cls = get_completion_class(shell)
     assert cls is not None  # noqa: S101 - click has the three of _HOW_TO
