@@ -288,13 +288,25 @@ def test_targets_that_can_not_be(store, work):
     assert names(work) == ["fifo", "plain"]
 
 
+# Long enough for one thread that progress is told of, every 50 ms, before the end; sparse.
+LONG_SOURCE = 1 << 29
+
+
+@pytest.fixture
+def long_file(work):
+    strongroom.set_num_threads(1)
+    with (work / "plain").open("wb") as file:
+        file.truncate(LONG_SOURCE)
+    yield work / "plain"
+    strongroom.set_num_threads(None)
+
+
 @pytest.mark.parametrize("change", ["append", "truncate", "touch", "rewrite"])
-def test_a_source_that_changes_while_it_is_read(store, work, change):
-    plain = work / "plain"
-    plain.write_bytes(bytes(64 << 20))
+def test_a_source_that_changes_while_it_is_read(store, work, long_file, change):
+    plain = long_file
 
     def meanwhile(done: int, _: int | None) -> None:
-        if 0 < done < 64 << 20 and not changed:
+        if 0 < done < LONG_SOURCE and not changed:
             changed.append(done)
             with plain.open("r+b") as file:
                 if change == "append":
@@ -323,8 +335,8 @@ def test_a_source_that_changes_while_it_is_read(store, work, change):
     assert names(work) == ["plain"]
 
 
+@pytest.mark.usefixtures("long_file")
 def test_an_exception_in_progress_stops_the_call(store, work):
-    (work / "plain").write_bytes(bytes(64 << 20))
 
     def stop(done: int, total: int | None) -> None:
         seen.append((done, total))
@@ -338,7 +350,7 @@ def test_an_exception_in_progress_stops_the_call(store, work):
             break
         (work / "sealed").unlink()
     assert seen
-    assert seen[0][1] == 64 << 20
+    assert seen[0][1] == LONG_SOURCE
     assert names(work) == ["plain"]
 
 
