@@ -8,13 +8,12 @@ failure or interruption nothing is left under either name.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, Protocol, cast, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from strongroom import _native
 from strongroom._file_keys import ByteCount, file_keys
 from strongroom._file_slots import add_slot, remove_slots
+from strongroom._file_streams import decrypt_stream, encrypt_stream
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,17 +35,6 @@ __all__ = [
     "rewrap_file",
     "verify_file",
 ]
-
-_STREAM_READ = 1 << 20
-_PROGRESS_INTERVAL = 0.05
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes | None: ...
-
-
-class _Writable(Protocol):
-    def write(self, data: Buffer, /) -> int | None: ...
 
 
 def encrypt_file(
@@ -283,118 +271,5 @@ def open(
     raise ValueError(f"mode is {mode!r}: give 'rb', 'wb' or 'xb'")
 
 
-def encrypt_stream(
-    src: _Readable,
-    dst: _Writable,
-    key_store: KeyStore | None = None,
-    *,
-    keyset: str = "default",
-    associated_data: Buffer = b"",
-    passphrase: str | Buffer | None = None,
-    progress: Progress | None = None,
-) -> ByteCount:
-    """Encrypts from one binary file object to another, for pipes.
-
-    Args:
-        src: Read until it returns nothing.
-        dst: Gets the message; what it got is no message before this returns.
-        key_store: As for `encrypt_file`.
-        keyset: As for `encrypt_file`.
-        associated_data: As for `encrypt_file`.
-        passphrase: As for `encrypt_file`.
-        progress: Called with the bytes done and None, at most every 50 ms.
-
-    Returns:
-        Bytes of plaintext.
-
-    Raises:
-        KeyNotFoundError, KeyStateError, ValueError: As for `encrypt_file`.
-        Exception: Whatever the file objects raise.
-    """
-    with file_keys(key_store, keyset, passphrase, writes=True) as keys:
-        encryptor = _native.StreamEncryptor(keys.native, associated_data)
-        count = 0
-        for data in _read_all(src, progress):
-            count += len(data)
-            _write_all(dst, encryptor.update(data))
-        _write_all(dst, encryptor.finalize())
-        return keys.count(count, encryptor.key_id)
-
-
-def decrypt_stream(
-    src: _Readable,
-    dst: _Writable,
-    key_store: KeyStore | None = None,
-    *,
-    keyset: str | None = "default",
-    associated_data: Buffer = b"",
-    passphrase: str | Buffer | None = None,
-    allow_compromised: bool = False,
-    progress: Progress | None = None,
-) -> ByteCount:
-    """Decrypts from one binary file object to another, for pipes.
-
-    Each chunk is passed on once it is authenticated. That it is all of the message is known only
-    when this returns: after an exception, `dst` has a true beginning of it and no more.
-
-    Args:
-        src: Read until it returns nothing.
-        dst: Gets the plaintext.
-        key_store: As for `decrypt_file`.
-        keyset: As for `decrypt_file`.
-        associated_data: As for `decrypt_file`.
-        passphrase: As for `decrypt_file`.
-        allow_compromised: As for `decrypt_file`.
-        progress: Called with the bytes done and None, at most every 50 ms.
-
-    Returns:
-        Bytes of plaintext, with keyset and key id.
-
-    Raises:
-        FormatError, KeyNotFoundError, DecryptionError, KeyStateError, LimitError: As for
-            `decrypt_file`.
-        Exception: Whatever the file objects raise.
-    """
-    with file_keys(key_store, keyset, passphrase, allow_compromised=allow_compromised) as keys:
-        decryptor = _native.StreamDecryptor(keys.native, associated_data)
-        count = 0
-        for data in _read_all(src, progress):
-            plaintext = decryptor.update(data)
-            count += len(plaintext)
-            _write_all(dst, plaintext)
-            if decryptor.failed:
-                break
-        plaintext = decryptor.finalize()
-        _write_all(dst, plaintext)
-        return keys.count(count + len(plaintext), decryptor.key_id)
-
-
 def _path(path: Path) -> str:
     return os.fsdecode(path)
-
-
-def _read_all(src: _Readable, progress: Progress | None) -> Iterator[bytes]:
-    # A BufferedReader's read would wait for all of it.
-    read = cast("Callable[[int], bytes | None]", getattr(src, "read1", src.read))
-    done = 0
-    told = time.monotonic()
-    while True:
-        data = read(_STREAM_READ)
-        if data is None:
-            raise BlockingIOError("the source is non-blocking and has nothing to read now")
-        if not data:
-            return
-        yield data
-        done += len(data)
-        if progress is not None and time.monotonic() - told >= _PROGRESS_INTERVAL:
-            told = time.monotonic()
-            progress(done, None)
-
-
-def _write_all(dst: _Writable, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        written = dst.write(view)
-        if written is None:
-            raise BlockingIOError("the target is non-blocking and takes nothing now")
-        view = view[written:]

@@ -177,7 +177,7 @@ class Transfer:
         """Decrypt one file or stdin."""
         key_store, passphrase = self._openers.for_reading(source)
         settings = self._settings(passphrase)
-        if source != PIPE and target is not None:
+        if target is not None and not _is_streamed(source):
             from strongroom.files import decrypt_file
 
             done = decrypt_file(source, target, key_store, overwrite=self._force, **settings)
@@ -192,7 +192,7 @@ class Transfer:
         """Verify one file or stdin."""
         key_store, passphrase = self._openers.for_reading(source)
         settings = self._settings(passphrase)
-        if source != PIPE:
+        if not _is_streamed(source):
             from strongroom.files import verify_file
 
             done = verify_file(source, key_store, **settings)
@@ -200,7 +200,7 @@ class Transfer:
             from strongroom.files import decrypt_stream
 
             with (
-                open_source(PIPE) as src,
+                open_source(source) as src,
                 open(os.devnull, "wb", buffering=0) as nowhere,
             ):
                 done = decrypt_stream(src, nowhere, key_store, **settings)
@@ -254,6 +254,15 @@ class Transfer:
         if target is not None and not self._force and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         return fields
+
+
+def _is_streamed(source: str) -> bool:
+    """Tell whether a source is read as a stream: a pipe, or a file that holds a record."""
+    if source == PIPE:
+        return True
+    from strongroom._inspect import inspect
+
+    return inspect(source).kind == "record"
 
 
 def _size(path: str | None) -> int | None:
