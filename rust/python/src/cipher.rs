@@ -10,7 +10,8 @@ use strongroom_core::envelope::{self, Header, KeySource, NewSlot};
 use strongroom_core::error::hex;
 use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
 use strongroom_core::params::{DETACH_MIN, RECORD_OVERHEAD, SLOT_KEYSET_LEN};
-use strongroom_core::{Error, Result, parallel, record, stream};
+use strongroom_core::stream::{self, StreamKey};
+use strongroom_core::{Error, Result, parallel, record};
 
 use crate::buf::{Input, Output, UnfilledBytes, new_bytes, refuse_overlap};
 use crate::errors::OrRaise;
@@ -164,9 +165,19 @@ pub fn seal_envelope_into(
     let header = header.to_bytes();
     let (head, body) = out.split_at_mut(header.len());
     head.copy_from_slice(&header);
+    seal_chunks(py, stream, plaintext, body, workers)
+}
+
+pub fn seal_chunks(
+    py: Python<'_>,
+    stream: StreamKey,
+    plaintext: &[u8],
+    out: &mut [u8],
+    workers: Option<usize>,
+) -> PyResult<()> {
     let mut ticker = Ticker::new();
     let sealed = detached_above(py, plaintext.len(), || {
-        parallel::seal_message(stream, plaintext, body, workers, &mut |done| {
+        parallel::seal_message(stream, plaintext, out, workers, &mut |done| {
             ticker.tick(done)
         })
     });
@@ -210,7 +221,7 @@ pub fn open_envelope<'py>(
 
 pub fn open_chunks(
     py: Python<'_>,
-    stream: &stream::StreamKey,
+    stream: &StreamKey,
     sealed: &[u8],
     out: &mut [u8],
     workers: Option<usize>,

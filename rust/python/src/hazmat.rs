@@ -3,12 +3,16 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use strongroom_core::Error;
 use strongroom_core::engine::{Aead, Engine, GcmKey};
 use strongroom_core::kc_xaes::BoxKey;
-use strongroom_core::params::{BOX_NONCE_LEN, COMMITMENT_LEN, GCM_NONCE_LEN, KEY_LEN, TAG_LEN};
-use strongroom_core::{Error, stream};
+use strongroom_core::params::{
+    BOX_NONCE_LEN, COMMITMENT_LEN, GCM_NONCE_LEN, KEY_LEN, STREAM_PREFIX_LEN, TAG_LEN,
+};
+use strongroom_core::stream::{self, StreamKey};
 
 use crate::buf::{Input, new_bytes};
+use crate::cipher::{open_chunks, seal_chunks};
 use crate::errors::OrRaise;
 use crate::number::Number;
 
@@ -193,10 +197,22 @@ fn cobblestone_256_encrypt<'py>(
     let context = context.as_ref().map_or(&[][..], Input::as_slice);
     let plaintext = Input::new(plaintext, "plaintext")?;
     let plaintext = plaintext.as_slice();
-    let message = py
-        .detach(|| stream::encrypt(engine, &key, context, plaintext))
-        .or_raise(py)?;
-    Ok(PyBytes::new(py, &message))
+    let (stream, prefix) = StreamKey::create(engine, &key, &[context]).or_raise(py)?;
+    let sealed_len = stream::sealed_len(plaintext.len() as u64)
+        .and_then(|len| usize::try_from(len).ok())
+        .and_then(|len| len.checked_add(STREAM_PREFIX_LEN));
+    let Some(len) = sealed_len else {
+        return Err(Error::Limit(
+            "the message would be longer than memory".into(),
+        ))
+        .or_raise(py);
+    };
+    // Chunks are written where the caller will read them: a copy would be made under the GIL.
+    new_bytes(py, len, |out| {
+        let (head, body) = out.split_at_mut(STREAM_PREFIX_LEN);
+        head.copy_from_slice(&prefix.to_bytes());
+        seal_chunks(py, stream, plaintext, body, None)
+    })
 }
 
 /// The plaintext of Cobblestone-256. DecryptionError, or FormatError for an impossible length.
@@ -216,11 +232,10 @@ fn cobblestone_256_decrypt<'py>(
         .transpose()?;
     let context = context.as_ref().map_or(&[][..], Input::as_slice);
     let ciphertext = Input::new(ciphertext, "ciphertext")?;
-    let message = ciphertext.as_slice();
-    let plaintext = py
-        .detach(|| stream::decrypt(engine, &key, context, message))
-        .or_raise(py)?;
-    Ok(PyBytes::new(py, &plaintext))
+    let (prefix, sealed) = stream::split(ciphertext.as_slice()).or_raise(py)?;
+    let stream = StreamKey::open(engine, &key, &prefix, &[context]).or_raise(py)?;
+    let len = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
+    new_bytes(py, len, |out| open_chunks(py, &stream, sealed, out, None))
 }
 
 /// HKDF-Expand of RFC 5869 with SHA-512; `length` is at most 16,320 bytes.
