@@ -1,0 +1,3 @@
+"""A log of cryptographic operations that shows tampering."""
+
+from __future__ import annotations
