@@ -91,6 +91,7 @@ TABLES = (
     "strongroom_wrapped",
     "strongroom_uses",
     "strongroom_usage",
+    "strongroom_leases",
 )
 
 

@@ -57,6 +57,8 @@ def fill(place: Place) -> Place:
         store.rotate("tenant")
         store.create_keyset("other")
         store.add_master(FileMasterKey.create(place.directory / "second.key"), recovery=True)
+        store.lease_messages("ab" * 16, 10, 100)
+        store.lease_messages("cd" * 16, 20, 100)
         forget(store)
     return place
 
@@ -121,7 +123,13 @@ def test_another_type_in_a_column(tmp_path: Path, table: str, column: str) -> No
         return  # SQLite's rowid: it takes nothing but integers
     full.sql(f"UPDATE {table} SET {column} = CAST({column} AS BLOB)")
     text = full.sql(f"SELECT typeof({column}) FROM {table}")
-    if text == [("blob",)] * len(text) and column in ("mac", "digest", "wrapped", "masters_digest"):
+    if text == [("blob",)] * len(text) and column in (
+        "mac",
+        "digest",
+        "wrapped",
+        "masters_digest",
+        "leases_digest",
+    ):
         full.sql(f"UPDATE {table} SET {column} = 'text' || hex({column})")
     with contextlib.ExitStack() as stack:
         if table == "strongroom_uses":

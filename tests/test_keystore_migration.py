@@ -12,6 +12,7 @@ from strongroom.keys import migrate, postgres, rows, sql, sqlite
 __all__ = ["place"]
 
 DROPPED = {
+    sql.STORE.name: ["leases_digest"],
     sql.MASTERS.name: ["recovery"],
     sql.KEYSETS.name: ["policy", "destroyed"],
     sql.KEYS.name: ["reason"],
@@ -19,11 +20,13 @@ DROPPED = {
 OLD = tuple(
     sql.Table(t.name, tuple(c for c in t.columns if c.name not in DROPPED.get(t.name, [])))
     for t in sql.TABLES
-    if t is not sql.USAGE
+    if t not in (sql.USAGE, sql.LEASES)
 )
 
 
 def _step(tables: migrate.Tables) -> migrate.Tables:
+    for row in tables[sql.STORE.name]:
+        row["leases_digest"] = b""  # made anew
     for row in tables[sql.MASTERS.name]:
         row["recovery"] = 0
     for row in tables[sql.KEYSETS.name]:

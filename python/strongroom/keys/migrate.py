@@ -23,6 +23,7 @@ from strongroom.keys.rows import (
     ROW_TYPES,
     KeyRow,
     KeysetRow,
+    LeaseRow,
     MasterRow,
     StoreRow,
     damaged,
@@ -132,6 +133,7 @@ def _write(transaction: Transaction, root: _native.MemoryLockedKey, tables: Tabl
             for row in tables.get(table.name, [])
         ]
     keys: list[KeyRow] = [sealed(root, row) for row in rows[sql.KEYS.name]]
+    leases: list[LeaseRow] = [sealed(root, row) for row in rows[sql.LEASES.name]]
     masters: list[MasterRow] = [sealed(root, row) for row in rows[sql.MASTERS.name]]
     heads: list[KeysetRow] = [
         row._replace(
@@ -145,6 +147,7 @@ def _write(transaction: Transaction, root: _native.MemoryLockedKey, tables: Tabl
             schema_version=sql.SCHEMA_VERSION,
             generation=row.generation + 1,
             masters_digest=digest(masters),
+            leases_digest=digest(leases),
         )
         for row in rows[sql.STORE.name]
     ]

@@ -177,7 +177,9 @@ def new_rows(
 ) -> tuple[StoreRow, MasterRow]:
     """Wrap a new root by a store's first master, and return the two rows."""
     row = master_row(root, master, now, recovery=False)
-    store = StoreRow(1, sql.SCHEMA_VERSION, root.key_id, cache_seconds, 1, digest([row]), now)
+    store = StoreRow(
+        1, sql.SCHEMA_VERSION, root.key_id, cache_seconds, 1, digest([row]), digest([]), now
+    )
     return sealed(root, store), row
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "ROW_TYPES",
     "KeyRow",
     "KeysetRow",
+    "LeaseRow",
     "MasterRow",
     "StoreRow",
     "UsageRow",
@@ -46,6 +47,7 @@ class StoreRow(NamedTuple):
     cache_seconds: int
     generation: int
     masters_digest: bytes
+    leases_digest: bytes
     created: int
     mac: bytes = b""
 
@@ -118,7 +120,16 @@ class UsageRow(NamedTuple):
     mac: bytes = b""
 
 
-Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, WrappedRow, UseRow, UsageRow)
+class LeaseRow(NamedTuple):
+    """How many messages of a key were granted, and how many it may ever write."""
+
+    key_id: str
+    spent: int
+    most: int
+    mac: bytes = b""
+
+
+Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, WrappedRow, UseRow, UsageRow, LeaseRow)
 
 _TABLES: dict[type, sql.Table] = {
     StoreRow: sql.STORE,
@@ -128,6 +139,7 @@ _TABLES: dict[type, sql.Table] = {
     WrappedRow: sql.WRAPPED,
     UseRow: sql.USES,
     UsageRow: sql.USAGE,
+    LeaseRow: sql.LEASES,
 }
 
 ROW_TYPES: dict[str, type] = {table.name: kind for kind, table in _TABLES.items()}
@@ -181,7 +193,7 @@ def row_mac(
     return _native.mac(root, "store mac", b"".join(parts))[:MAC_LENGTH]
 
 
-def digest(rows: Iterable[KeyRow | MasterRow]) -> bytes:
+def digest(rows: Iterable[KeyRow | MasterRow | LeaseRow]) -> bytes:
     """Return SHA-512 over the MACs of rows, in the order of their key ids."""
     state = hashlib.sha512()
     for row in sorted(rows, key=lambda row: row.key_id):

@@ -48,6 +48,7 @@ STORE = Table(
         Column("cache_seconds", "int"),
         Column("generation", "int"),
         Column("masters_digest", "blob"),
+        Column("leases_digest", "blob"),
         Column("created", "int"),
         Column("mac", "blob"),
     ),
@@ -127,7 +128,17 @@ USAGE = Table(
         Column("mac", "blob"),
     ),
 )
-TABLES = (STORE, MASTERS, KEYSETS, KEYS, WRAPPED, USES, USAGE)
+# Messages granted of keys with a hard limit, tokens' keys too. Bound by the store's own row.
+LEASES = Table(
+    "strongroom_leases",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
+        Column("spent", "int"),
+        Column("most", "int"),
+        Column("mac", "blob"),
+    ),
+)
+TABLES = (STORE, MASTERS, KEYSETS, KEYS, WRAPPED, USES, USAGE, LEASES)
 # The tables of older versions, for migrate.py.
 OLD_TABLES: dict[int, tuple[Table, ...]] = {}
 
@@ -211,3 +222,7 @@ SELECT_USAGE = _select(USAGE, "WHERE key_id = ?")
 SELECT_ALL_USAGE = _select(USAGE)
 INSERT_USAGE = insert(USAGE)
 UPDATE_USAGE = _update(USAGE)
+
+SELECT_LEASES = _select(LEASES)
+INSERT_LEASE = insert(LEASES)
+UPDATE_LEASE = _update(LEASES)

@@ -15,6 +15,7 @@ from strongroom.keys import root as roots
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
+from strongroom.keys.leases import Leases, read_leases
 from strongroom.keys.lifecycle import Lifecycle, primary_of
 from strongroom.keys.material import wrap_new
 from strongroom.keys.policy import Policy
@@ -30,7 +31,7 @@ DEFAULT_CACHE_SECONDS = 300
 DEFAULT_BUSY_TIMEOUT = 5.0
 
 
-class KeyStore(Lifecycle):
+class KeyStore(Leases, Lifecycle):
     """Keysets in a SQL database, each with its keys and at most one primary.
 
     Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
@@ -274,7 +275,8 @@ class KeyStore(Lifecycle):
         """
         self._check()
         self._database.check()
-        self._head()
+        head, _ = self._head()
+        self._database.read(lambda transaction: read_leases(transaction, self._root, head))
         for keyset in self._load_all():
             self._material.open_all(keyset)
 
