@@ -16,6 +16,7 @@ export CARGO_TERM_COLOR ?= never
 export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 150
 BENCH_VENV := .venv-bench
 BENCH_ARGS ?=
@@ -24,7 +25,7 @@ MYPY_TESTS := --no-check-untyped-defs --disable-error-code=annotation-unchecked 
 	--allow-untyped-decorators --allow-any-generics --no-warn-return-any --no-warn-unreachable --implicit-reexport
 SOURCES := python tests scripts rust/fuzz/fixtures $(wildcard benches)
 
-.PHONY: help bootstrap build demo test lint format licences bench fuzz wheel sdist clean
+.PHONY: help bootstrap build demo test sweep lint format licences bench fuzz wheel sdist clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -40,8 +41,12 @@ demo: build  ## encrypt, rotate, rewrap and decrypt a real tree; DEMO_SOURCE nam
 
 test: build  ## Rust and Python tests on the release build, and the demo on a small tree
 	cargo test --locked --workspace
-	pytest --no-skips $(PYTEST_ARGS)
+	pytest --no-skips -m "not alone and not sweep" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	pytest --no-skips -m "alone and not sweep" $(PYTEST_ARGS)
 	DEMO_SOURCE=tests python scripts/demo.py
+
+sweep: build  ## every crash point and fault that `make test` only samples; takes long
+	pytest --no-skips -m sweep -n $(TEST_JOBS) $(PYTEST_ARGS)
 
 lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences
 	cargo fmt --all --check

@@ -28,6 +28,9 @@ from strongroom import (
     generate_key,
 )
 
+# Limits, locks and times of the whole process, and of the machine.
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 # The promise is 2 ms, kept by the structure of the code: no loop over the input under the GIL.
 GIL_HELD_MAX = 0.002

@@ -16,6 +16,9 @@ from cli_runner import COMMAND
 from strongroom.bench import measure, peers, plot, runner, tables, targets, works
 from strongroom.bench.measure import Contender, Pace
 
+# Limits, locks and times of the whole process, and of the machine.
+pytestmark = pytest.mark.alone
+
 SECONDS = 300
 
 

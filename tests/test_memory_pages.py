@@ -24,6 +24,9 @@ from strongroom import (
     memory_status,
 )
 
+# Limits, locks and times of the whole process, and of the machine.
+pytestmark = pytest.mark.alone
+
 BACKENDS = ("memfd_secret", "mlock")
 HEAD = """
 import ctypes, os, sys, warnings

@@ -27,6 +27,9 @@ from strongroom import (
     secure_key_context,
 )
 
+# Limits, locks and times of the whole process, and of the machine.
+pytestmark = pytest.mark.alone
+
 KEY = bytes(range(100, 132))
 
 
