@@ -196,7 +196,7 @@ DAMAGE: dict[str, Callable[[Place], object]] = {
     ),
     "a key doubled": _run(
         "INSERT INTO strongroom_keys SELECT 'ff' || substr(key_id, 3), keyset, 99, state, since, "
-        "created, activated, deactivated, reason, mac FROM strongroom_keys "
+        "created, activated, deactivated, reason, rotation, mac FROM strongroom_keys "
         "WHERE state = 'pre-active'"
     ),
     "a keyset renamed": _run("UPDATE strongroom_keysets SET name = 'x' WHERE name = 'other'"),

@@ -14,8 +14,8 @@ __all__ = ["place"]
 DROPPED = {
     sql.STORE.name: ["leases_digest"],
     sql.MASTERS.name: ["recovery"],
-    sql.KEYSETS.name: ["policy", "destroyed"],
-    sql.KEYS.name: ["reason"],
+    sql.KEYSETS.name: ["policy", "database_id", "database_settings", "destroyed"],
+    sql.KEYS.name: ["reason", "rotation"],
 }
 OLD = tuple(
     sql.Table(t.name, tuple(c for c in t.columns if c.name not in DROPPED.get(t.name, [])))
@@ -30,9 +30,9 @@ def _step(tables: migrate.Tables) -> migrate.Tables:
     for row in tables[sql.MASTERS.name]:
         row["recovery"] = 0
     for row in tables[sql.KEYSETS.name]:
-        row |= {"policy": "", "destroyed": 0}
+        row |= {"policy": "", "database_id": "", "database_settings": "", "destroyed": 0}
     for row in tables[sql.KEYS.name]:
-        row["reason"] = ""
+        row |= {"reason": "", "rotation": ""}
     return tables
 
 

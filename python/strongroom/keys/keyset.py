@@ -83,7 +83,7 @@ class Keyset:
     @classmethod
     def new(cls, name: str, purpose: str, policy: str, now: int) -> Keyset:
         """Return a keyset without keys that isn't in a store yet (generation 0)."""
-        return cls(KeysetRow(name, purpose, "", 0, b"", policy, now, 0), {}, {})
+        return cls(KeysetRow(name, purpose, "", 0, b"", policy, "", "", now, 0), {}, {})
 
     @property
     def primary(self) -> KeyRow | None:
@@ -107,23 +107,36 @@ class Keyset:
                 f"no key {key_id} in keyset {self.head.name!r}", key_id=key_id
             ) from None
 
-    def with_key(self, key_id: str, wrapped: bytes, now: int) -> Keyset:
+    def with_key(self, key_id: str, wrapped: bytes, now: int, rotation: str = "") -> Keyset:
         """Return the keyset with one more key, pre-active.
 
+        Args:
+            key_id: Its id.
+            wrapped: Its wrapping under the root.
+            now: The time, in microseconds.
+            rotation: The rotation of the database that the keyset belongs to, which makes it.
+
         Raises:
-            KeyStateError: The keyset was destroyed.
+            KeyStateError: The keyset was destroyed, or belongs to a database and this is not a
+                rotation of that.
         """
+        if self.head.database_id and not rotation:
+            raise self._of_database()
         if self.head.destroyed:
             raise KeyStateError(
                 f"keyset {self.head.name!r} was destroyed on {moment(self.head.destroyed):%Y-%m-%d}"
             )
         version = max((row.version for row in self.keys.values()), default=0) + 1
-        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "")
+        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "", rotation)
         return self._with(row, wrapped=wrapped)
 
-    def activated(self, key_id: str, now: int, reason: str = "") -> Keyset:
+    def activated(self, key_id: str, now: int, reason: str = "", *, rotation: str = "") -> Keyset:
         """Return the keyset with this key as its primary, and the old primary deactivated."""
         row = self.key(key_id)
+        # A database's primary is the key that its file is under, never another one.
+        own = rotation and row.rotation == rotation
+        if self.head.database_id and row.state == PRE_ACTIVE and not own:
+            raise self._of_database(row)
         if row.state == SUSPENDED and self.primary is not None:
             raise self._refused(row, ACTIVE, "the keyset has another primary: resume it instead")
         self._allowed(row, ACTIVE)
@@ -176,6 +189,11 @@ class Keyset:
             wrapped=bytes(len(self.wrapped[key_id])),
         )
 
+    def bound(self, database_id: str, settings: str) -> Keyset:
+        """Return the keyset as the keys of this database alone."""
+        head = self.head._replace(database_id=database_id, database_settings=settings)
+        return Keyset(head, self.keys, self.wrapped)
+
     def with_policy(self, policy: str) -> Keyset:
         """Return the keyset with another policy."""
         return Keyset(self.head._replace(policy=policy), self.keys, self.wrapped)
@@ -218,6 +236,14 @@ class Keyset:
         if not may_become(row.state, state):
             following = ", ".join(sorted(STATES[row.state].next)) or "nothing"
             raise self._refused(row, state, f"from there it may become: {following}")
+
+    def _of_database(self, row: KeyRow | None = None) -> KeyStateError:
+        return KeyStateError(
+            f"keyset {self.head.name!r} belongs to a database, whose file must change with its "
+            "key: rotate it by DatabaseKeyRotation, or `strongroom db rotate`",
+            key_id=row.key_id if row else None,
+            state=row.state if row else None,
+        )
 
     def _refused(self, row: KeyRow, state: str, why: str) -> KeyStateError:
         return KeyStateError(

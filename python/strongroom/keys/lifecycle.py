@@ -13,7 +13,7 @@ from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
 from strongroom.keys.rows import KeyRow, UseRow, sealed, verified
-from strongroom.keys.states import DESTROYED
+from strongroom.keys.states import DESTROYED, PRE_ACTIVE
 
 __all__ = ["Lifecycle", "primary_of"]
 
@@ -42,6 +42,11 @@ class Lifecycle(StoreBase):
             if before.head.destroyed:
                 return before
             if not force:
+                if before.head.database_id:
+                    raise KeyStateError(
+                        f"keyset {name!r} belongs to a database, which nothing would open any "
+                        "more: force=True destroys it all the same"
+                    )
                 for row in before.keys.values():
                     self._refuse_used(row, transaction)
             return before.all_destroyed(self._now(), reason)
@@ -179,6 +184,7 @@ class Lifecycle(StoreBase):
         def plan(before: Keyset, transaction: Transaction) -> Keyset:
             after = before.destroyed(id, self._now(), reason)
             if not force:
+                _refuse_rotating(before.key(id))
                 self._refuse_early(before.key(id))
                 self._refuse_used(before.key(id), transaction)
             return after
@@ -312,6 +318,16 @@ def primary_of(keyset: Keyset) -> KeyRow:
             )
         )
     return primary
+
+
+def _refuse_rotating(row: KeyRow) -> None:
+    if row.rotation and row.state == PRE_ACTIVE:
+        raise KeyStateError(
+            f"key {row.key_id} was made by a rotation of a database, which may be under it "
+            "already: DatabaseKeyRotation.recover (`strongroom db recover`) settles that",
+            key_id=row.key_id,
+            state=row.state,
+        )
 
 
 def _use_id(key_id: str, name: str) -> str:

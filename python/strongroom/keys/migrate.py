@@ -119,7 +119,7 @@ def _verify(root: _native.MemoryLockedKey, old: dict[str, sql.Table], tables: Ta
 
 def _digest(rows: list[dict[str, Any]]) -> bytes:
     # Only id and MAC count, which every schema has.
-    shown = (KeyRow(r["key_id"], "", 0, "", 0, 0, 0, 0, "", bytes(r["mac"])) for r in rows)
+    shown = (KeyRow(r["key_id"], "", 0, "", 0, 0, 0, 0, "", "", bytes(r["mac"])) for r in rows)
     return digest(shown)
 
 

@@ -72,6 +72,8 @@ class KeysetRow(NamedTuple):
     generation: int
     digest: bytes
     policy: str
+    database_id: str
+    database_settings: str
     created: int
     destroyed: int
     mac: bytes = b""
@@ -89,6 +91,7 @@ class KeyRow(NamedTuple):
     activated: int
     deactivated: int
     reason: str
+    rotation: str
     mac: bytes = b""
 
 

@@ -73,6 +73,10 @@ KEYSETS = Table(
         Column("generation", "int"),
         Column("digest", "blob"),
         Column("policy", "text"),
+        # Of the purpose "database": the id of the one database that it belongs to, and that
+        # database's cipher settings, which are nowhere else if its files are lost.
+        Column("database_id", "text"),
+        Column("database_settings", "text"),
         Column("created", "int"),
         Column("destroyed", "int"),
         Column("mac", "blob"),
@@ -90,6 +94,8 @@ KEYS = Table(
         Column("activated", "int"),
         Column("deactivated", "int"),
         Column("reason", "text"),
+        # The rotation of a database that made the key, until which it is no one else's.
+        Column("rotation", "text"),
         Column("mac", "blob"),
     ),
 )

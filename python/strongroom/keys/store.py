@@ -12,6 +12,7 @@ from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
 from strongroom.keys import report, sql
 from strongroom.keys import root as roots
+from strongroom.keys.bound import BoundKeysets
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
@@ -31,7 +32,7 @@ DEFAULT_CACHE_SECONDS = 300
 DEFAULT_BUSY_TIMEOUT = 5.0
 
 
-class KeyStore(Leases, Lifecycle):
+class KeyStore(Leases, BoundKeysets, Lifecycle):
     """Keysets in a SQL database, each with its keys and at most one primary.
 
     Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
