@@ -58,6 +58,16 @@ def report(name: str, /, *, outcome: str = "success", **fields: Field) -> None:
         _sink.event(name, outcome, fields)
 
 
+def report_failure(name: str, /, **fields: Field) -> None:
+    """Report a failure; that the log fails as well doesn't hide what is being raised."""
+    import contextlib
+
+    from strongroom.errors import AuditError
+
+    with contextlib.suppress(AuditError):
+        report(name, outcome="failure", **fields)
+
+
 def count(
     operation: str,
     /,

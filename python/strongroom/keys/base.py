@@ -9,12 +9,12 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from strongroom import _native
 from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
+from strongroom.keys import events, policy, sql
 from strongroom.keys import keyset as keysets
-from strongroom.keys import policy, sql
 from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import Keyset, Seen
@@ -24,7 +24,9 @@ from strongroom.keys.states import ACTIVE
 
 __all__ = ["Plan", "StoreBase"]
 
+T = TypeVar("T")
 Plan = Callable[[Keyset, Transaction], Keyset]
+Uses = Callable[[Keyset], list[tuple[str, dict[str, str]]]]
 Contents = tuple[str | None, list[tuple[str, str, str, "_native.MemoryLockedKey | None"]], float]
 
 # How many keysets' metadata and keyrings are kept, the least recently used going first.
@@ -221,20 +223,24 @@ class StoreBase:
                     self._handles.pop(key_id, None)
         return keyset
 
-    def _change(self, name: str, plan: Plan) -> Keyset:
+    def _change(self, name: str, plan: Plan, uses: Uses | None = None) -> Keyset:
         """Change a keyset under the database's lock; durable when this returns.
 
         Args:
             name: The keyset's name.
             plan: Returns the keyset as it is to be, or the one that it got for no change. It may
                 be called more than once.
+            uses: The events of what a plan did beside the keyset's rows.
+
+        Raises:
+            AuditError: The change could not be sealed in the audit log, and was not made.
         """
         self._check()
         keysets.check_name(name)
         newest = _SEEN.get(self._root_id, name)
         saved: list[tuple[Keyset, Keyset]] = []
 
-        def work(transaction: Transaction) -> Keyset:
+        def work(transaction: Transaction, say: events.Say) -> Keyset:
             before = keysets.load(transaction, self._root, name, newest, lock=True)
             if before is None:
                 raise KeyNotFoundError(f"no keyset named {name!r} in the key store")
@@ -242,6 +248,9 @@ class StoreBase:
             if after is not before:
                 after = keysets.save(transaction, self._root, before, after)
             saved[:] = [(before, after)]
+            events.say_changes(say, before, after)
+            for event, fields in uses(after) if uses else ():
+                say(event, keyset=name, **fields)
             return after
 
         def landed(transaction: Transaction) -> bool:
@@ -257,9 +266,16 @@ class StoreBase:
                 if before.keys.get(key_id) != row
             )
 
-        keyset = self._remember(self._database.write(work, landed))
+        keyset = self._remember(self._write(work, landed))
         self._invalidate(name)
         return keyset
+
+    def _write(
+        self,
+        function: Callable[[Transaction, events.Say], T],
+        landed: Callable[[Transaction], bool],
+    ) -> T:
+        return events.write(self._database, self._root_id, function, landed)
 
     def _invalidate(self, name: str) -> None:
         for keyring in (self._keyrings.get(name), self._keyrings.get(None)):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 
-from strongroom import _native
+from strongroom import _events, _native
 from strongroom.errors import LimitError
+from strongroom.keys import events, sql
 from strongroom.keys import root as roots
-from strongroom.keys import sql
 from strongroom.keys.base import StoreBase
 from strongroom.keys.database import Transaction
 from strongroom.keys.rows import LeaseRow, StoreRow, damaged, digest, sealed, verified
@@ -54,13 +54,14 @@ class Leases(StoreBase):
         self._check()
         self._check_writable()
 
-        def work(transaction: Transaction) -> int:
+        def work(transaction: Transaction, say: events.Say) -> int:
             store_row, _ = roots.locked(transaction, self._root)
             rows = read_leases(transaction, self._root, store_row)
             before = rows.get(key_id)
             spent = before.spent if before else 0
             granted = min(count, limit - spent)
             if granted < 1:
+                _events.report_failure("key.limit", key_id=key_id, count=spent, store=self._root_id)
                 raise LimitError(
                     f"key {key_id} has written all the {limit} messages that it may: make a new "
                     "key, and use that"
@@ -71,11 +72,14 @@ class Leases(StoreBase):
             else:
                 transaction.execute(sql.INSERT_LEASE, row)
             save_leases(transaction, self._root, store_row, {**rows, key_id: row})
+            alarm = limit - limit // 16
+            if spent < alarm <= spent + granted:
+                say("key.limit", key_id=key_id, count=spent + granted, detail=f"of {limit}")
             return granted
 
         # After a lost answer the lease is taken once more: whether this row is this process's or
         # another's can't be told, and one too many is what a lease may cost.
-        return self._database.write(work, lambda _: False)
+        return self._write(work, lambda _: False)
 
     def leased_messages(self, key_id: str) -> int:
         """Return how many messages of a key were granted so far; 0 for one never counted."""

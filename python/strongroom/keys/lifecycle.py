@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from strongroom import _native
 from strongroom.errors import KeyStateError
 from strongroom.keys import policy as policies
 from strongroom.keys import sql
-from strongroom.keys.base import Plan, StoreBase
+from strongroom.keys.base import Plan, StoreBase, Uses
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
@@ -213,24 +214,33 @@ class Lifecycle(StoreBase):
             raise ValueError(f"the name of a use is 1 to {_TEXT_BYTES} bytes of text")
         row = sealed(self._root, UseRow(_use_id(id, name), id, name, self._now()))
 
+        changed: list[bool] = []
+
         def plan(before: Keyset, transaction: Transaction) -> Keyset:
             key = before.key(id)
             if key.state == DESTROYED:
                 raise KeyStateError(f"key {id} is destroyed", key_id=id, state=key.state)
-            if not any(u.id == row.id for u in self._uses(id, transaction)):
+            changed[:] = [not any(u.id == row.id for u in self._uses(id, transaction))]
+            if changed[0]:
                 transaction.execute(sql.INSERT_USE, row)
             return before
 
-        self._change(self._keyset_name_of(id), plan)
+        self._change(
+            self._keyset_name_of(id), plan, self._use_event("registered", id, name, changed)
+        )
 
     def unregister_use(self, id: str, name: str) -> None:
         """Take back `register_use`; nothing if it was not registered."""
+        changed: list[bool] = []
 
         def plan(before: Keyset, transaction: Transaction) -> Keyset:
+            changed[:] = [any(u.name == name for u in self._uses(id, transaction))]
             transaction.execute(sql.DELETE_USE, (_use_id(id, name),))
             return before
 
-        self._change(self._keyset_name_of(id), plan)
+        self._change(
+            self._keyset_name_of(id), plan, self._use_event("unregistered", id, name, changed)
+        )
 
     def uses_of(self, id: str) -> list[str]:
         """Return the names registered for a key, sorted."""
@@ -294,6 +304,12 @@ class Lifecycle(StoreBase):
                 key_id=row.key_id,
                 state=row.state,
             )
+
+    def _use_event(self, what: str, key_id: str, name: str, changed: list[bool]) -> Uses:
+        # The name of a use may say more than an audit log should.
+        named = _native.mac(self._root, "digest", name.encode())[:16].hex()
+        fields = {"key_id": key_id, "object": named}
+        return lambda _: [(f"keyset.{what}", fields)] if changed[0] else []
 
     def _uses(self, key_id: str, transaction: Transaction) -> list[UseRow]:
         # Dropping such a row is not noticed; who can drop it can drop the key as well.

@@ -64,7 +64,7 @@ def migrate(database: Database, master: MasterKeyProvider) -> bool:
         for row in tables[sql.MASTERS.name]
     ]
     values = tuple(store.get(c.name, _EMPTY[c.kind]) for c in sql.STORE.columns)
-    root = roots.open_root(master, roots.Head(values, filled))
+    root, _ = roots.open_root(master, roots.Head(values, filled))
 
     def rebuild(transaction: Transaction) -> None:
         if transaction.execute(sql.SELECT_VERSION) != [(version,)]:

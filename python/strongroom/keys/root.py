@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
-from strongroom import _native
+from strongroom import _events, _native
 from strongroom.errors import DecryptionError, FormatError, MasterKeyError
 from strongroom.keys import sql
 from strongroom.keys.database import Transaction
@@ -80,8 +80,11 @@ def describe(head: Head) -> list[MasterInfo]:
     return [info(row) for row in _loose_masters(head)]
 
 
-def open_root(master: MasterKeyProvider, head: Head) -> _native.MemoryLockedKey:
+def open_root(master: MasterKeyProvider, head: Head) -> tuple[_native.MemoryLockedKey, str]:
     """Unwrap the store's root key by one of its masters.
+
+    Returns:
+        The root, and the id of the master key that opened it.
 
     Raises:
         MasterKeyError: It is none of the store's masters (a wrong key or passphrase), or refused.
@@ -101,13 +104,14 @@ def open_root(master: MasterKeyProvider, head: Head) -> _native.MemoryLockedKey:
                 continue
             if mechanism != wrapped.PASSPHRASE and wrapping_id != master.key_id:
                 continue
-            return wrapped.unwrap_with(master, row.wrapped, root_id)
+            return wrapped.unwrap_with(master, row.wrapped, root_id), row.key_id
         except MasterKeyError as error:
             refusal = error
         except (DecryptionError, FormatError, ValueError) as error:
             if isinstance(error, ValueError) and not isinstance(error, FormatError):
                 raise
             raise damaged(f"the root key wrapped by {row.uri!r} does not open") from None
+    _events.report_failure("master.refused", master=master.uri, store=root_id)
     if refusal is not None:
         raise refusal
     known = ", ".join(row.uri for row in _loose_masters(head)) or "none"

@@ -13,7 +13,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from strongroom import _native
+from strongroom import _events, _native
 from strongroom.errors import KeyStoreError
 from strongroom.keys import sql
 
@@ -150,6 +150,7 @@ ROW_TYPES: dict[str, type] = {table.name: kind for kind, table in _TABLES.items(
 
 def damaged(what: str) -> KeyStoreError:
     """Return the error for a store whose rows don't authenticate; `what` names the place."""
+    _events.report_failure("store.damaged", detail=what)
     return KeyStoreError(
         f"the key store is damaged or was changed by hand: {what}; "
         "nothing was written, restore it from a backup"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Self
 
-from strongroom import _native
-from strongroom.errors import KeyNotFoundError, KeyStoreError
+from strongroom import _events, _native
+from strongroom.errors import KeyStoreError
 from strongroom.keys import database as databases
+from strongroom.keys import events, report, sql
 from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
-from strongroom.keys import report, sql
 from strongroom.keys import root as roots
 from strongroom.keys.bound import BoundKeysets
 from strongroom.keys.database import Transaction
@@ -22,7 +23,8 @@ from strongroom.keys.material import wrap_new
 from strongroom.keys.policy import Policy
 from strongroom.keys.report import Due
 from strongroom.keys.root import MasterInfo
-from strongroom.keys.rows import MasterRow, StoreRow
+from strongroom.keys.rows import MasterRow
+from strongroom.keys.store_masters import StoreMasters
 from strongroom.masters import wrapped
 from strongroom.masters.wrapped import MasterKeyProvider
 
@@ -32,7 +34,7 @@ DEFAULT_CACHE_SECONDS = 300
 DEFAULT_BUSY_TIMEOUT = 5.0
 
 
-class KeyStore(Leases, BoundKeysets, Lifecycle):
+class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
     """Keysets in a SQL database, each with its keys and at most one primary.
 
     Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
@@ -83,7 +85,10 @@ class KeyStore(Leases, BoundKeysets, Lifecycle):
         def fill(transaction: Transaction) -> None:
             transaction.execute(sql.INSERT_STORE, store_row)
             transaction.execute(sql.INSERT_MASTER, master_row)
-            keysets.save(transaction, root, None, first)
+            saved = keysets.save(transaction, root, None, first)
+            say = functools.partial(_events.report, store=root.key_id)
+            say("store.created", key_id=master_row.key_id, master=master_row.uri)
+            events.say_changes(say, None, saved)
 
         databases.create(url, fill, busy_timeout=busy_timeout)
         database = databases.open_database(url, busy_timeout=busy_timeout, read_only=False)
@@ -112,14 +117,16 @@ class KeyStore(Leases, BoundKeysets, Lifecycle):
             FileNotFoundError: There is no such file.
             KeyStoreError: It is no store, a damaged one, or one of a newer release.
             MasterKeyError: It is not a master of this store, or refused.
+            AuditError: The opening could not be sealed in the audit log.
         """
         _check_seconds(cache_seconds=cache_seconds or 0, busy_timeout=busy_timeout)
         database = databases.open_database(url, busy_timeout=busy_timeout, read_only=read_only)
         try:
             _check_version(database.schema_version())
             head = database.read(roots.read_head)
-            root = roots.open_root(master, head)
-            store_row, _ = roots.verify_head(root, head)
+            root, opened_by = roots.open_root(master, head)
+            store_row, masters = roots.verify_head(root, head)
+            _say_opened(root, next(row for row in masters if row.key_id == opened_by))
         except BaseException:
             database.close()
             raise
@@ -172,102 +179,6 @@ class KeyStore(Leases, BoundKeysets, Lifecycle):
         """Close the store."""
         self.close()
 
-    def masters(self) -> list[MasterInfo]:
-        """Return the masters that open this store."""
-        self._check()
-        return [roots.info(row) for row in self._head()[1]]
-
-    def add_master(self, master: MasterKeyProvider, *, recovery: bool = False) -> MasterInfo:
-        """Let one more master open this store; no keyset key is touched.
-
-        Args:
-            master: The master; one call to its `wrap`.
-            recovery: Note that it is kept for emergencies.
-
-        Raises:
-            KeyStoreError: It is a master of this store already.
-            MasterKeyError: It refused.
-        """
-        self._check()
-        self._check_writable()
-        row = roots.master_row(self._root, master, self._now(), recovery=recovery)
-
-        def work(transaction: Transaction) -> None:
-            store_row, masters = roots.locked(transaction, self._root)
-            if any(m.key_id == row.key_id for m in masters):
-                raise KeyStoreError(f"{row.uri} is a master of this store already")
-            transaction.execute(sql.INSERT_MASTER, row)
-            roots.save(transaction, self._root, store_row, [*masters, row])
-
-        self._database.write(work, roots.has_master(row.key_id, present=True))
-        return roots.info(row)
-
-    def rotate_master(self, key_id: str, master: MasterKeyProvider) -> MasterInfo:
-        """Put a master in another's place, in one transaction; no keyset key is touched.
-
-        Who has the old one and an old copy of the store still opens that: rotate the keysets.
-
-        Args:
-            key_id: Id of the master that goes.
-            master: The one that comes. It may be the same: the root is then wrapped anew under
-                the newest version of its key, inside the service where that can do it.
-
-        Raises:
-            KeyNotFoundError: The store has no such master.
-            KeyStoreError: The new one is another master of this store already.
-            MasterKeyError: It refused.
-        """
-        self._check()
-        self._check_writable()
-        old = next((m for m in self._head()[1] if m.key_id == key_id), None)
-        if old is None:
-            raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
-        same = master.key_id == key_id
-        row = roots.master_row(
-            self._root,
-            master,
-            self._now(),
-            recovery=bool(old.recovery),
-            replaces=old.wrapped if same else None,
-        )
-
-        def work(transaction: Transaction) -> None:
-            store_row, masters = roots.locked(transaction, self._root)
-            left = [m for m in masters if m.key_id != key_id]
-            if len(left) == len(masters):
-                raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
-            if any(m.key_id == row.key_id for m in left):
-                raise KeyStoreError(f"{row.uri} is a master of this store already")
-            transaction.execute(sql.DELETE_MASTER, (key_id,))
-            transaction.execute(sql.INSERT_MASTER, row)
-            roots.save(transaction, self._root, store_row, [*left, row])
-
-        self._database.write(work, roots.has_wrapping(row.wrapped))
-        self._database.erase()
-        return roots.info(row)
-
-    def remove_master(self, key_id: str) -> None:
-        """Take a master away. Who has it and an old copy of the store still opens that: rotate.
-
-        Raises:
-            KeyNotFoundError: It is no master of this store.
-            KeyStoreError: It is the last one.
-        """
-        self._check()
-
-        def work(transaction: Transaction) -> None:
-            store_row, masters = roots.locked(transaction, self._root)
-            left = [m for m in masters if m.key_id != key_id]
-            if len(left) == len(masters):
-                raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
-            if not left:
-                raise KeyStoreError("the last master can't be removed: no one could open the store")
-            transaction.execute(sql.DELETE_MASTER, (key_id,))
-            roots.save(transaction, self._root, store_row, left)
-
-        self._database.write(work, roots.has_master(key_id, present=False))
-        self._database.erase()
-
     def check(self) -> None:
         """Read and authenticate the whole store: every row, every wrapped key.
 
@@ -280,9 +191,6 @@ class KeyStore(Leases, BoundKeysets, Lifecycle):
         self._database.read(lambda transaction: read_leases(transaction, self._root, head))
         for keyset in self._load_all():
             self._material.open_all(keyset)
-
-    def _head(self) -> tuple[StoreRow, list[MasterRow]]:
-        return roots.verify_head(self._root, self._database.read(roots.read_head))
 
     # Looking
 
@@ -367,12 +275,13 @@ class KeyStore(Leases, BoundKeysets, Lifecycle):
         key_id = new.head.primary_id
         saved: list[Keyset] = []
 
-        def work(transaction: Transaction) -> None:
+        def work(transaction: Transaction, say: events.Say) -> None:
             if transaction.execute(sql.SELECT_KEYSET, (name,)):
                 raise KeyStoreError(f"a keyset named {name!r} is there already, or was destroyed")
             saved[:] = [keysets.save(transaction, self._root, None, new)]
+            events.say_changes(say, None, saved[0])
 
-        self._database.write(work, _has_key(key_id))
+        self._write(work, _has_key(key_id))
         return Key._of(self._remember(saved[0]).key(key_id), purpose)
 
     def set_policy(self, keyset: str, policy: Policy) -> None:
@@ -400,6 +309,18 @@ def _new_keyset(
     key_id, data = wrap_new(root)
     keyset = Keyset.new(name, purpose, policy, now)
     return keyset.with_key(key_id, data, now).activated(key_id, now)
+
+
+def _say_opened(root: _native.MemoryLockedKey, master: MasterRow) -> None:
+    """Report that a store was opened, and loudly if by a master that is kept for emergencies.
+
+    Raises:
+        AuditError: The event could not be sealed; then the store stays closed.
+    """
+    what = {"store": root.key_id, "key_id": master.key_id, "master": master.uri}
+    if master.recovery:
+        _events.report("master.recovery_used", recovery=True, **what)
+    _events.report("store.opened", recovery=bool(master.recovery), **what)
 
 
 def _has_key(key_id: str) -> Callable[[Transaction], bool]:

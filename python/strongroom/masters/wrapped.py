@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from strongroom import _native
+from strongroom import _events, _native
 from strongroom.errors import (
     DecryptionError,
     FormatError,
@@ -192,12 +192,12 @@ def _wrapped(master: MasterKeyProvider, call: Callable[[], bytes]) -> bytes:
         data = header(getattr(master, "mechanism", SERVICE), master.key_id) + blob
         parse(data)
     except (StrongroomError, OSError) as error:
-        COUNTS["failures"] += 1
+        _failed(master, error)
         if isinstance(error, FormatError):
             raise MasterKeyError(f"the master {_uri(master)} made no valid blob: {error}") from None
         raise
     except Exception as error:
-        COUNTS["failures"] += 1
+        _failed(master, error)
         raise MasterKeyError(f"the master {_uri(master)} failed: {type(error).__name__}") from error
     return data
 
@@ -253,12 +253,12 @@ def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.
             )
         key = master.unwrap(blob, key_id)
     except (StrongroomError, OSError) as error:
-        COUNTS["failures"] += 1
+        _failed(master, error)
         if isinstance(error, KeyStoreError):
             raise MasterKeyError(f"the master {_uri(master)} failed: {error}") from error
         raise
     except Exception as error:
-        COUNTS["failures"] += 1
+        _failed(master, error)
         raise MasterKeyError(f"the master {_uri(master)} failed: {type(error).__name__}") from error
     if not isinstance(key, _native.MemoryLockedKey):
         try:
@@ -279,6 +279,15 @@ def _checked(key: _native.MemoryLockedKey, key_id: str) -> _native.MemoryLockedK
         key.destroy()
         raise DecryptionError
     return key
+
+
+def _failed(master: MasterKeyProvider, error: BaseException) -> None:
+    COUNTS["failures"] += 1
+    # That a store's masters all refused is its own event: a passphrase is tried on each of them.
+    if getattr(error, "retryable", False):
+        _events.report_failure(
+            "master.unreachable", master=_uri(master), error_type=type(error).__name__
+        )
 
 
 def _uri(master: object) -> str:
