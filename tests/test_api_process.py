@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import strongroom
@@ -523,6 +525,57 @@ parallel.encrypt_large(data)
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_threads_that_look_for_signals_after_the_interpreter_stop():
+    # Calls go on while the interpreter ends and look for signals every 50 ms, for which they take
+    # the GIL. Here its last function is pause(2), so that they do it when there is none any more.
+    program = """
+import ctypes
+ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))
+import os, strongroom, threading
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+strongroom.set_num_threads(1)
+parallel = strongroom.ParallelEncryption(strongroom.generate_key())
+data = bytes(64 << 20)
+begun = threading.Semaphore(0)
+def work():
+    out = bytearray(parallel.encrypted_size(len(data)))
+    parallel.encrypt_large_into(data, out)
+    begun.release()
+    while True:
+        parallel.encrypt_large_into(data, out)
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+for _ in range(4):
+    begun.acquire()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"STRONGROOM_ENGINE": "aes-gcm"},
+    )
+    with process:
+        try:
+            tasks = Path(f"/proc/{process.pid}/task")
+            main = tasks / str(process.pid) / "syscall"
+            until = time.monotonic() + 60
+            idle = 0
+            # The number of pause(2) on x86-64. A thread at work may sleep for a moment.
+            while idle < 20 or not main.read_text().startswith("34 "):
+                assert time.monotonic() < until
+                assert process.poll() is None, process.stderr.read()
+                idle += 1
+                for task in tasks.iterdir():
+                    # One that waited for the GIL elsewhere is gone, as Python has it.
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                        if state == "R":
+                            idle = 0
+                time.sleep(0.005)
+            assert process.poll() is None, process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_a_large_call_leaves_no_memory_behind():

@@ -11,6 +11,7 @@ use strongroom_core::keys::{BoxLabel, KeyHandle, Material};
 use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
 use strongroom_core::{Error, parallel, record};
 
+use crate::buf::detached::detach;
 use crate::buf::{Input, UnfilledBytes};
 use crate::cipher::{AssociatedData, detached_above, seal_envelope};
 use crate::errors::OrRaise;
@@ -356,7 +357,7 @@ pub fn map_many<'py>(
         result.append(mapped)?;
         if index % MAP_BLOCK == MAP_BLOCK - 1 {
             // Lets other threads in, and signals.
-            py.detach(|| {});
+            detach(py, || {});
             py.check_signals()?;
         }
     }

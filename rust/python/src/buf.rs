@@ -4,6 +4,7 @@
 //! not keep other threads from writing to it. What they write while a call runs is garbage in,
 //! garbage out; memory safety does not depend on it.
 
+pub mod detached;
 pub mod exit;
 pub mod export;
 #[cfg(strongroom_asan)]

@@ -13,6 +13,7 @@ use strongroom_core::params::{DETACH_MIN, RECORD_OVERHEAD, SLOT_KEYSET_LEN};
 use strongroom_core::stream::{self, StreamKey};
 use strongroom_core::{Error, Result, parallel, record};
 
+use crate::buf::detached::detach;
 use crate::buf::{Input, Output, UnfilledBytes, new_bytes, refuse_overlap};
 use crate::errors::OrRaise;
 use crate::tick::Ticker;
@@ -67,7 +68,7 @@ pub fn seal_record_into(
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
-        py.detach(|| seal(&material, out)).or_raise(py)
+        detach(py, || seal(&material, out)).or_raise(py)
     }
 }
 
@@ -105,7 +106,7 @@ pub fn open_record_into(
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
-        py.detach(|| open(&material, out)).or_raise(py)
+        detach(py, || open(&material, out)).or_raise(py)
     }
 }
 
@@ -116,7 +117,7 @@ fn touch(py: Python<'_>, out: &mut [u8]) -> PyResult<()> {
         return Ok(());
     }
     let mut ticker = Ticker::new();
-    let touched = py.detach(|| {
+    let touched = detach(py, || {
         parallel::for_each(
             out.chunks_mut(TOUCH_PIECE),
             None,
@@ -238,7 +239,7 @@ pub fn detached_above<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -
     if len < DETACH_MIN {
         work()
     } else {
-        py.detach(work)
+        detach(py, work)
     }
 }
 

@@ -11,6 +11,7 @@ use strongroom_core::params::{
 };
 use strongroom_core::stream::{self, StreamKey};
 
+use crate::buf::detached::detach;
 use crate::buf::{Input, new_bytes};
 use crate::cipher::{open_chunks, seal_chunks};
 use crate::errors::OrRaise;
@@ -76,7 +77,7 @@ fn aes_256_gcm_encrypt<'py>(
     let plaintext = plaintext.as_slice();
     check_len(plaintext.len(), py)?;
     new_bytes(py, plaintext.len() + TAG_LEN, |out| {
-        py.detach(|| {
+        detach(py, || {
             let (ciphertext, tag) = out.split_at_mut(plaintext.len());
             let gcm = GcmKey::new(engine, &key);
             tag.copy_from_slice(&gcm.seal(&nonce, associated_data, plaintext, ciphertext));
@@ -113,8 +114,10 @@ fn aes_256_gcm_decrypt<'py>(
         )));
     };
     new_bytes(py, body.len(), |out| {
-        py.detach(|| GcmKey::new(engine, &key).open(&nonce, associated_data, body, tag, out))
-            .or_raise(py)
+        detach(py, || {
+            GcmKey::new(engine, &key).open(&nonce, associated_data, body, tag, out)
+        })
+        .or_raise(py)
     })
 }
 
@@ -140,7 +143,9 @@ fn kc_xaes_256_gcm_encrypt<'py>(
     let plaintext = plaintext.as_slice();
     check_len(plaintext.len(), py)?;
     new_bytes(py, plaintext.len() + TAG_LEN + COMMITMENT_LEN, |out| {
-        py.detach(|| BoxKey::new(&key).seal(engine, &nonce, associated_data, plaintext, out));
+        detach(py, || {
+            BoxKey::new(&key).seal(engine, &nonce, associated_data, plaintext, out)
+        });
         Ok(())
     })
 }
@@ -174,8 +179,10 @@ fn kc_xaes_256_gcm_decrypt<'py>(
         )));
     };
     new_bytes(py, len, |out| {
-        py.detach(|| BoxKey::new(&key).open(engine, &nonce, associated_data, sealed, out))
-            .or_raise(py)
+        detach(py, || {
+            BoxKey::new(&key).open(engine, &nonce, associated_data, sealed, out)
+        })
+        .or_raise(py)
     })
 }
 

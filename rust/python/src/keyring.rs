@@ -13,6 +13,7 @@ use strongroom_core::error::hex;
 use strongroom_core::keys::{KeyHandle, KeyId, Material};
 use strongroom_core::{Error, Result, secret};
 
+use crate::buf::detached::attach;
 use crate::errors::{KeyStoreError, OrRaise, to_py};
 use crate::secret::MemoryLockedKey;
 
@@ -325,7 +326,7 @@ impl<'a> KeyringSource<'a> {
 
 impl KeySource for KeyringSource<'_> {
     fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>> {
-        let entry = Python::attach(|py| self.keyring.entry(py, id)).map_err(|error| {
+        let entry = attach(|py| self.keyring.entry(py, id)).map_err(|error| {
             *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             Error::Interrupted
         })?;

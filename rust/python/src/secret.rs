@@ -11,6 +11,7 @@ use strongroom_core::params::KEY_LEN;
 use strongroom_core::secret::{self, ForkLocal, Policy};
 use zeroize::Zeroize;
 
+use crate::buf::detached::detach;
 use crate::buf::exit::at_end_of_interpreter;
 use crate::buf::{Input, Output};
 use crate::errors::OrRaise;
@@ -167,7 +168,7 @@ impl MemoryLockedKey {
     /// Wipes the key, for every object that holds it, and releases this object's views.
     fn destroy(&self, py: Python<'_>) -> PyResult<()> {
         // A call that is using the key may need the GIL to end.
-        py.detach(|| self.handle.destroy());
+        detach(py, || self.handle.destroy());
         self.views.take_back(py)
     }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use strongroom_core::Error;
 
+use crate::buf::detached::attach;
+
 /// At most so often are signals looked at and progress told.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -38,7 +40,7 @@ impl<'a> Ticker<'a> {
             return Ok(());
         }
         self.last = Instant::now();
-        let looked = Python::attach(|py| {
+        let looked = attach(|py| {
             py.check_signals()?;
             match self.progress {
                 Some(progress) => progress.call1(py, (done, self.total)).map(|_| ()),

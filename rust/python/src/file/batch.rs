@@ -18,6 +18,7 @@ use strongroom_core::{Error, Result};
 use super::keys::{Asked, FileKeys};
 use super::single::detached;
 use super::{raise, side};
+use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
 use crate::errors::OrRaise;
 use crate::tick::Ticker;
@@ -96,7 +97,7 @@ impl Folder {
     /// files. Then marks the directory as one with a live writer, until it is closed.
     fn begin_writing(&self, py: Python<'_>) -> PyResult<usize> {
         let dir = self.dir()?;
-        py.detach(|| {
+        detach(py, || {
             let removed = file::remove_stale(&*dir)?;
             file::lock_shared(&*dir);
             Ok(removed)

@@ -12,6 +12,7 @@ use strongroom_core::file::{Located, Reader, Side, Writer};
 use super::keys::{Asked, FileKeys};
 use super::raise;
 use super::single::detached;
+use crate::buf::detached::detach;
 use crate::buf::{Input, Output, new_bytes};
 use crate::cipher::AssociatedData;
 use crate::tick::Ticker;
@@ -39,11 +40,13 @@ impl FileReader {
         out: &mut [u8],
     ) -> PyResult<usize> {
         let mut ticker = Ticker::new();
-        py.detach(|| reader.read_at(offset, out, &mut |done| ticker.tick(done)))
-            .map_err(|error| match error {
-                strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
-                error => raise(py, error, Some(&self.path), None),
-            })
+        detach(py, || {
+            reader.read_at(offset, out, &mut |done| ticker.tick(done))
+        })
+        .map_err(|error| match error {
+            strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
+            error => raise(py, error, Some(&self.path), None),
+        })
     }
 }
 
@@ -160,7 +163,7 @@ impl FileWriter {
         let data = input.as_slice();
         let mut writer = self.take()?;
         let mut ticker = Ticker::new();
-        let written = py.detach(|| writer.write(data, &mut |done| ticker.tick(done)));
+        let written = detach(py, || writer.write(data, &mut |done| ticker.tick(done)));
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
         match written {
             Ok(()) => Ok(data.len()),
@@ -173,11 +176,10 @@ impl FileWriter {
     fn finish(&self, py: Python<'_>) -> PyResult<u64> {
         let writer = self.take()?;
         let mut ticker = Ticker::new();
-        py.detach(|| writer.finish(&mut |done| ticker.tick(done)))
-            .map_err(|error| match error {
-                strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
-                error => raise(py, error, None, Some(&self.path)),
-            })
+        detach(py, || writer.finish(&mut |done| ticker.tick(done))).map_err(|error| match error {
+            strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
+            error => raise(py, error, None, Some(&self.path)),
+        })
     }
 
     /// Removes what was written. Twice is no error.

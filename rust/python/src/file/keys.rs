@@ -14,6 +14,7 @@ use strongroom_core::params::PASSPHRASE_SALT_LEN;
 use strongroom_core::slot::PassphraseParams;
 use strongroom_core::{Error, Result};
 
+use crate::buf::detached::attach;
 use crate::errors::{DecryptionError, OrRaise};
 use crate::keyring::{Keyring, KeyringSource};
 use crate::secret::MemoryLockedKey;
@@ -96,7 +97,7 @@ impl<'a> Asked<'a> {
     }
 
     fn attach<T>(&self, ask: impl FnOnce(Python<'_>) -> PyResult<Result<T>>) -> Result<T> {
-        Python::attach(ask).unwrap_or_else(|error| {
+        attach(ask).unwrap_or_else(|error| {
             *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             Err(Error::Interrupted)
         })

@@ -10,6 +10,7 @@ use strongroom_core::stream;
 
 use super::keys::{Asked, FileKeys, OrPyErr};
 use super::raise;
+use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
 use crate::tick::Ticker;
 
@@ -39,11 +40,10 @@ pub fn detached<T: Send>(
     names: (Option<&Path>, Option<&Path>),
     work: impl FnOnce(&mut Ticker<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {
-    py.detach(|| work(&mut ticker))
-        .map_err(|error| match asked.take_raised(ticker, py, error) {
-            OrPyErr::Core(error) => raise(py, error, names.0, names.1),
-            OrPyErr::Raised(error) => error,
-        })
+    detach(py, || work(&mut ticker)).map_err(|error| match asked.take_raised(ticker, py, error) {
+        OrPyErr::Core(error) => raise(py, error, names.0, names.1),
+        OrPyErr::Raised(error) => error,
+    })
 }
 
 #[pyfunction]

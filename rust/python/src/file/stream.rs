@@ -15,6 +15,7 @@ use strongroom_core::{Error, Result};
 use super::keys::{Asked, FileKeys};
 use super::single::detached;
 use crate::buf::Input;
+use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
 use crate::errors::{OrRaise, to_py};
 use crate::tick::Ticker;
@@ -61,8 +62,7 @@ impl StreamEncryptor {
         let data = data.as_slice();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut encryptor, mut out) = state.take().ok_or_else(finished)?;
-        py.detach(|| encryptor.update(data, &mut out))
-            .or_raise(py)?;
+        detach(py, || encryptor.update(data, &mut out)).or_raise(py)?;
         let bytes = PyBytes::new(py, &out);
         out.clear();
         *state = Some((encryptor, out));
@@ -124,7 +124,7 @@ impl StreamDecryptor {
         data: &[u8],
         out: &mut Vec<u8>,
     ) -> Decrypting {
-        match py.detach(|| decryptor.update(data, out)) {
+        match detach(py, || decryptor.update(data, out)) {
             Ok(()) => Decrypting::Body(decryptor),
             Err(error) => Decrypting::Failed(to_py(py, error)),
         }
