@@ -22,6 +22,7 @@ pub mod secret;
 pub mod slot;
 mod source;
 pub mod stream;
+pub mod tally;
 pub mod wrapped;
 
 pub use error::{Error, Result};

@@ -1,13 +1,14 @@
 //! Lists of records. Their objects are made in blocks; while the helpers work on one block, the
 //! calling thread makes the objects of the next. The GIL is held for a block's objects at a time.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use strongroom_core::batch::{self, Item, PIECE_RECORDS};
-use strongroom_core::keys::{BoxLabel, KeyHandle, Material};
+use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
 use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
 use strongroom_core::{Error, parallel, record};
 
@@ -15,6 +16,7 @@ use crate::buf::detached::detach;
 use crate::buf::{Input, UnfilledBytes};
 use crate::cipher::{AssociatedData, detached_above, seal_envelope};
 use crate::errors::OrRaise;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 /// Objects made while the GIL is held, about 0.8 ms of page faults (2 ms is the promise), and the
@@ -300,12 +302,15 @@ pub fn encrypt_many<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let material = key.material().or_raise(py)?;
     let id = key.id();
-    Batch::new(plaintexts, "plaintexts", associated_data)?.run(
+    let counted = Cell::new((0, 0));
+    let sealed = Batch::new(plaintexts, "plaintexts", associated_data)?.run(
         |plaintext, associated_data, _| {
             if plaintext.len() > record_max {
                 return seal_envelope(py, key, associated_data, plaintext, None).map(Way::Done);
             }
             record::check_plaintext_len(plaintext.len()).or_raise(py)?;
+            let (messages, bytes) = counted.get();
+            counted.set((messages + 1, bytes + plaintext.len() as u64));
             Ok(Way::Record(Arc::clone(&material)))
         },
         |len| len + RECORD_OVERHEAD,
@@ -313,7 +318,20 @@ pub fn encrypt_many<'py>(
             let box_key = material.box_key(BoxLabel::Record)?;
             batch::seal_run(box_key, &id, piece.into_iter().map(|work| work.item))
         },
-    )
+    );
+    if tally::enabled() {
+        let error = sealed.as_ref().err();
+        let (messages, bytes) = if error.is_none() {
+            counted.get()
+        } else {
+            (1, 0)
+        };
+        // Values that became envelopes were counted one by one.
+        if messages > 0 {
+            tally::note_enabled(py, Operation::Encrypt, Some(id), messages, bytes, error);
+        }
+    }
+    sealed
 }
 
 /// Opens all messages, or none: the first bad one is a `DecryptionError` with its index.
@@ -323,9 +341,15 @@ pub fn decrypt_many<'py>(
     associated_data: Option<&Bound<'py, PyAny>>,
     way: impl Fn(&[u8], &[u8]) -> PyResult<Way<'py>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    Batch::new(messages, "messages", associated_data)?.run(
+    let counting = tally::enabled();
+    let counted = Counted::default();
+    let opened = Batch::new(messages, "messages", associated_data)?.run(
         |message, associated_data, index| {
-            way(message, associated_data).map_err(|error| locate(py, error, index))
+            let way = way(message, associated_data).map_err(|error| locate(py, error, index))?;
+            if counting && let Way::Record(_) = way {
+                counted.add(message);
+            }
+            Ok(way)
         },
         |len| len - RECORD_OVERHEAD,
         |piece| {
@@ -338,7 +362,54 @@ pub fn decrypt_many<'py>(
             }
             Ok(())
         },
-    )
+    );
+    if counting {
+        counted.tell(py, messages, opened.as_ref().err());
+    }
+    opened
+}
+
+/// The records of a batch by key, in the order in which the keys came.
+#[derive(Default)]
+struct Counted(RefCell<Vec<(KeyId, u64, u64)>>);
+
+impl Counted {
+    fn add(&self, message: &[u8]) {
+        let Some(key) = tally::named(message) else {
+            return;
+        };
+        let len = (message.len() - RECORD_OVERHEAD) as u64;
+        let mut keys = self.0.borrow_mut();
+        match keys.iter_mut().rev().find(|counted| counted.0 == key) {
+            Some((_, messages, bytes)) => {
+                *messages += 1;
+                *bytes += len;
+            }
+            None => keys.push((key, 1, len)),
+        }
+    }
+
+    /// Counts all, or the one that failed, under the key that it names.
+    fn tell(self, py: Python<'_>, messages: &Bound<'_, PyAny>, error: Option<&PyErr>) {
+        if let Some(error) = error {
+            let failed = error
+                .value(py)
+                .getattr("index")
+                .and_then(|index| messages.get_item(index))
+                .ok();
+            let input = failed
+                .as_ref()
+                .and_then(|message| Input::new(message, "message").ok());
+            let key = input
+                .as_ref()
+                .and_then(|input| tally::named(input.as_slice()));
+            tally::refused(py, Operation::Decrypt, key, 0, error);
+            return;
+        }
+        for (key, messages, bytes) in self.0.into_inner() {
+            tally::note_enabled(py, Operation::Decrypt, Some(key), messages, bytes, None);
+        }
+    }
 }
 
 /// Calls `map` for each message with its associated data.

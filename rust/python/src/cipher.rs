@@ -16,6 +16,7 @@ use strongroom_core::{Error, Result, parallel, record};
 use crate::buf::detached::detach;
 use crate::buf::{Input, Output, UnfilledBytes, new_bytes, refuse_overlap};
 use crate::errors::OrRaise;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 /// The associated data of a call: none means empty.
@@ -63,13 +64,21 @@ pub fn seal_record_into(
         let box_key = material.box_key(BoxLabel::Record)?;
         record::seal(box_key, &key.id(), associated_data, plaintext, out)
     };
-    if plaintext.len() < DETACH_MIN {
+    let sealed = if plaintext.len() < DETACH_MIN {
         key.with(|material| seal(material, out)).or_raise(py)
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
         detach(py, || seal(&material, out)).or_raise(py)
-    }
+    };
+    tally::note(
+        py,
+        Operation::Encrypt,
+        Some(key.id()),
+        plaintext.len(),
+        &sealed,
+    );
+    sealed
 }
 
 /// Opens a record whose structure was checked, with the key it names.
@@ -101,13 +110,16 @@ pub fn open_record_into(
             out,
         )
     };
-    if message.len() < DETACH_MIN {
+    let len = out.len();
+    let opened = if message.len() < DETACH_MIN {
         key.with(|material| open(material, out)).or_raise(py)
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
         detach(py, || open(&material, out)).or_raise(py)
-    }
+    };
+    tally::note(py, Operation::Decrypt, Some(key.id()), len, &opened);
+    opened
 }
 
 /// Touches a long output's pages, on all cores and where a signal is seen: a record is one AEAD
@@ -166,7 +178,15 @@ pub fn seal_envelope_into(
     let header = header.to_bytes();
     let (head, body) = out.split_at_mut(header.len());
     head.copy_from_slice(&header);
-    seal_chunks(py, stream, plaintext, body, workers)
+    let sealed = seal_chunks(py, stream, plaintext, body, workers);
+    tally::note(
+        py,
+        Operation::Encrypt,
+        Some(key.id()),
+        plaintext.len(),
+        &sealed,
+    );
+    sealed
 }
 
 pub fn seal_chunks(
@@ -214,10 +234,16 @@ pub fn open_envelope<'py>(
     let len = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
     // Before the output is allocated: a message that nobody can open costs no memory.
     let opened = envelope::open_header(&header, keys, associated_data, Engine::for_streams())
-        .map_err(raise)?;
-    new_bytes(py, len, |out| {
+        .map_err(raise)
+        .inspect_err(|error| {
+            let named = header.key_ids().first().copied();
+            tally::refused(py, Operation::Decrypt, named, len, error);
+        })?;
+    let result = new_bytes(py, len, |out| {
         open_chunks(py, &opened.stream, sealed, out, workers)
-    })
+    });
+    tally::note(py, Operation::Decrypt, opened.key_id, len, &result);
+    result
 }
 
 pub fn open_chunks(

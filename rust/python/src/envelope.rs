@@ -24,6 +24,7 @@ use crate::cipher::{AssociatedData, detached_above, open_envelope};
 use crate::errors::OrRaise;
 use crate::keyring::Keyring;
 use crate::secret::MemoryLockedKey;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 /// Encrypts envelopes under KEKs.
@@ -166,12 +167,15 @@ impl EnvelopeCipher {
         let header = envelope::replace_slot(&header, opened.slot, dek, &new.slot(&material))
             .or_raise(py)?
             .to_bytes();
-        new_bytes(py, header.len() + sealed.len(), |out| {
+        let rewrapped = new_bytes(py, header.len() + sealed.len(), |out| {
             let (head, body) = out.split_at_mut(header.len());
             head.copy_from_slice(&header);
             detached_above(py, sealed.len(), || body.copy_from_slice(sealed));
             Ok(())
-        })
+        });
+        let key = new.key().id();
+        tally::note(py, Operation::Rewrap, Some(key), sealed.len(), &rewrapped);
+        rewrapped
     }
 
     /// Encrypts an envelope anew, with a new DEK.
@@ -358,7 +362,7 @@ fn seal<'py>(
     let Ok(len) = usize::try_from(header.len() as u64 + sealed) else {
         return Err(Error::Memory("the envelope is larger than memory".into())).or_raise(py);
     };
-    new_bytes(py, len, |out| {
+    let sealed = new_bytes(py, len, |out| {
         let (head, body) = out.split_at_mut(header.len());
         head.copy_from_slice(&header);
         let mut ticker = Ticker::new();
@@ -366,7 +370,15 @@ fn seal<'py>(
             parallel::seal_message(key, plaintext, body, None, &mut |done| ticker.tick(done))
         })
         .map_err(|error| ticker.into_py_err(py, error))
-    })
+    });
+    tally::note(
+        py,
+        Operation::Encrypt,
+        Some(under.key().id()),
+        plaintext.len(),
+        &sealed,
+    );
+    sealed
 }
 
 fn open<'py>(

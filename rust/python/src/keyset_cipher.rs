@@ -7,7 +7,7 @@ use strongroom_core::engine::Engine;
 use strongroom_core::envelope::{self, Header, NewSlot};
 use strongroom_core::keys::KeyHandle;
 use strongroom_core::params::{
-    KIND_ENVELOPE, KIND_RECORD, STREAM_PREFIX_LEN, VERSIONED_RECORD_MAX,
+    KIND_ENVELOPE, KIND_RECORD, RECORD_OVERHEAD, STREAM_PREFIX_LEN, VERSIONED_RECORD_MAX,
 };
 use strongroom_core::record::{self, kind, wrong_kind};
 
@@ -16,6 +16,7 @@ use crate::buf::{Input, new_bytes};
 use crate::cipher::{AssociatedData, open_envelope, open_record, seal_envelope, seal_record};
 use crate::errors::OrRaise;
 use crate::keyring::{Keyring, KeyringSource, State};
+use crate::tally::{self, Operation};
 
 /// Encrypts under a keyset's primary key, decrypts under any of its keys.
 #[pyclass(frozen, subclass, module = "strongroom._native")]
@@ -189,7 +190,12 @@ impl KeysetCipher {
         match kind(message).or_raise(py)? {
             KIND_RECORD => {
                 let id = record::parse(message).or_raise(py)?;
-                let key = keyring.opening_key(py, &id, allow_compromised)?;
+                let key = keyring
+                    .opening_key(py, &id, allow_compromised)
+                    .inspect_err(|error| {
+                        let len = message.len() - RECORD_OVERHEAD;
+                        tally::refused(py, Operation::Decrypt, Some(id), len, error);
+                    })?;
                 open_record(py, &key, associated_data, message)
             }
             KIND_ENVELOPE => {
@@ -255,12 +261,20 @@ impl KeysetCipher {
         let header = envelope::replace_slot(&header, opened.slot, dek, &slot).or_raise(py)?;
         let header = header.to_bytes();
         debug_assert!(header.len() > STREAM_PREFIX_LEN);
-        new_bytes(py, header.len() + sealed.len(), |out| {
+        let rewrapped = new_bytes(py, header.len() + sealed.len(), |out| {
             let (head, body) = out.split_at_mut(header.len());
             head.copy_from_slice(&header);
             crate::cipher::detached_above(py, sealed.len(), || body.copy_from_slice(sealed));
             Ok(())
-        })
+        });
+        tally::note(
+            py,
+            Operation::Rewrap,
+            Some(primary_id),
+            sealed.len(),
+            &rewrapped,
+        );
+        rewrapped
     }
 }
 

@@ -19,6 +19,7 @@ mod pool;
 mod secret;
 mod secure_buffer;
 mod secure_encryption;
+mod tally;
 mod tick;
 mod views;
 mod wrapped;
@@ -42,6 +43,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     message::register(m)?;
     pool::register(m)?;
     secret::register(m)?;
+    tally::register(m)?;
     wrapped::register(m)?;
     // PyO3 lists all that was added; nobody imports * from here, and the stub would repeat it.
     m.dict().del_item("__all__")

@@ -12,6 +12,7 @@ use crate::buf::{Input, new_bytes};
 use crate::cipher::{AssociatedData, detached_above};
 use crate::errors::OrRaise;
 use crate::number::Number;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 fn check_size(size: usize) -> PyResult<()> {
@@ -47,7 +48,7 @@ pub fn encrypt_packed<'py>(
     }
     let material = key.material().or_raise(py)?;
     let len = batch::packed_len(data.len() / size, size).or_raise(py)?;
-    new_bytes(py, len, |out| {
+    let sealed = new_bytes(py, len, |out| {
         let mut ticker = Ticker::new();
         let sealed = detached_above(py, data.len(), || {
             let box_key = material.box_key(BoxLabel::Record)?;
@@ -55,7 +56,9 @@ pub fn encrypt_packed<'py>(
             batch::seal_packed(box_key, &key.id(), size, associated_data, data, out, tick)
         });
         sealed.map_err(|error| ticker.into_py_err(py, error))
-    })
+    });
+    note(py, Operation::Encrypt, key, data.len(), size, &sealed);
+    sealed
 }
 
 /// The plaintexts of equal records, back to back, all under `key`.
@@ -87,9 +90,13 @@ pub fn decrypt_packed<'py>(
         messages.find_map(|(index, message)| check(message).err().map(|error| (index, error)))
     });
     if let Some((index, error)) = bad {
-        return Err(locate(py, crate::errors::to_py(py, error), index));
+        let error = locate(py, crate::errors::to_py(py, error), index);
+        let named = tally::named(&data[index * each..]);
+        tally::refused(py, Operation::Decrypt, named, size, &error);
+        return Err(error);
     }
-    new_bytes(py, data.len() / each * size, |out| {
+    let len = data.len() / each * size;
+    let opened = new_bytes(py, len, |out| {
         let mut ticker = Ticker::new();
         let opened = detached_above(py, data.len(), || {
             let box_key = material.box_key(BoxLabel::Record)?;
@@ -97,5 +104,33 @@ pub fn decrypt_packed<'py>(
             batch::open_packed(box_key, size, associated_data, data, out, tick)
         });
         opened.map_err(|error| ticker.into_py_err(py, error))
-    })
+    });
+    note(py, Operation::Decrypt, key, len, size, &opened);
+    opened
+}
+
+/// Counts all records, or the one that failed.
+fn note<T>(
+    py: Python<'_>,
+    operation: Operation,
+    key: &KeyHandle,
+    bytes: usize,
+    size: usize,
+    result: &PyResult<T>,
+) {
+    if tally::enabled() {
+        let error = result.as_ref().err();
+        let (messages, bytes) = match error {
+            None => (bytes / size, bytes),
+            Some(_) => (1, size),
+        };
+        tally::note_enabled(
+            py,
+            operation,
+            Some(key.id()),
+            messages as u64,
+            bytes as u64,
+            error,
+        );
+    }
 }

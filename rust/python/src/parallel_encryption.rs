@@ -19,6 +19,7 @@ use crate::cipher::{
 use crate::errors::{OrRaise, to_py};
 use crate::number::Number;
 use crate::secret::key_argument;
+use crate::tally::{self, Operation};
 
 /// Encrypts large values as envelopes under one key, on all cores.
 ///
@@ -179,14 +180,16 @@ impl ParallelEncryption {
         let associated_data = AssociatedData::new(associated_data)?;
         let (header, sealed) = Header::split(data).or_raise(py)?;
         let needed = stream::plaintext_len(sealed.len() as u64).or_raise(py)? as usize;
-        open_into(data, out, needed, |room| {
+        let opened = open_into(data, out, needed, |room| {
             let keys = OneKey(&self.key);
             let associated_data = associated_data.as_slice();
             let engine = Engine::for_streams();
             let opened =
                 envelope::open_header(&header, &keys, associated_data, engine).or_raise(py)?;
             open_chunks(py, &opened.stream, sealed, room, self.workers)
-        })
+        });
+        tally::note(py, Operation::Decrypt, Some(self.key.id()), needed, &opened);
+        opened
     }
 
     /// Bytes of the envelope of a value of `n` bytes: 184 more, and 16 for each chunk of 16 KiB.

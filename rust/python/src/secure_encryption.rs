@@ -19,6 +19,7 @@ use crate::errors::OrRaise;
 use crate::number::Number;
 use crate::packed;
 use crate::secret::key_argument;
+use crate::tally::{self, Operation};
 
 /// Encrypts values as records under one key.
 ///
@@ -114,7 +115,7 @@ impl SecureEncryption {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let message = Input::new(message, "message")?;
         let associated_data = AssociatedData::new(associated_data)?;
-        self.check(message.as_slice()).or_raise(py)?;
+        self.check_one(py, message.as_slice())?;
         open_record(
             py,
             &self.key,
@@ -185,7 +186,7 @@ impl SecureEncryption {
         let data = Input::new(data, "data")?;
         let data = data.as_slice();
         let associated_data = AssociatedData::new(associated_data)?;
-        self.check(data).or_raise(py)?;
+        self.check_one(py, data)?;
         open_into(data, out, data.len() - RECORD_OVERHEAD, |room| {
             open_record_into(py, &self.key, associated_data.as_slice(), data, room)
         })
@@ -321,5 +322,13 @@ impl SecureEncryption {
         } else {
             Err(other_key(named, self.key.id()))
         }
+    }
+
+    #[inline]
+    fn check_one(&self, py: Python<'_>, message: &[u8]) -> PyResult<()> {
+        self.check(message).or_raise(py).inspect_err(|error| {
+            let len = message.len().saturating_sub(RECORD_OVERHEAD);
+            tally::refused(py, Operation::Decrypt, tally::named(message), len, error);
+        })
     }
 }

@@ -16,11 +16,12 @@ use strongroom_core::keys::KeyId;
 use strongroom_core::{Error, Result};
 
 use super::keys::{Asked, FileKeys};
-use super::single::detached;
+use super::single::{detached, note};
 use super::{raise, side};
 use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
 use crate::errors::OrRaise;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -191,7 +192,13 @@ fn file_batch<'py>(
     let results = detached(py, &asked, ticker, (None, None), |ticker| {
         run(work, &jobs, &folders, &asked, options, copy, ticker)
     })?;
-    to_list(py, results)
+    let operation = match work {
+        "encrypt" => Operation::Encrypt,
+        "decrypt" => Operation::Decrypt,
+        "verify" => Operation::Verify,
+        _ => Operation::Rewrap,
+    };
+    to_list(py, operation, results)
 }
 
 fn run(
@@ -244,13 +251,18 @@ fn run(
     })
 }
 
-fn to_list(py: Python<'_>, results: Vec<Result<Done>>) -> PyResult<Bound<'_, PyList>> {
+fn to_list(
+    py: Python<'_>,
+    operation: Operation,
+    results: Vec<Result<Done>>,
+) -> PyResult<Bound<'_, PyList>> {
     let list = PyList::empty(py);
     // Nearly always one key: its text is made once.
     let mut last: Option<(KeyId, Bound<'_, PyString>)> = None;
     for result in results {
         match result {
             Ok(done) => {
+                note(py, operation, &done.count);
                 let key_id = done.count.key_id.map(|id| match &last {
                     Some((same, text)) if *same == id => text.clone(),
                     _ => {
@@ -268,7 +280,9 @@ fn to_list(py: Python<'_>, results: Vec<Result<Done>>) -> PyResult<Bound<'_, PyL
             }
             Err(error) => {
                 let of_target = side(&error) == Some(Side::Target);
-                list.append((raise(py, error, None, None).into_value(py), of_target))?;
+                let raised = raise(py, error, None, None);
+                tally::refused(py, operation, None, 0, &raised);
+                list.append((raised.into_value(py), of_target))?;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! An encrypted file held open, for reading or for writing.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use pyo3::exceptions::PyValueError;
@@ -8,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use strongroom_core::error::hex;
 use strongroom_core::file::{Located, Reader, Side, Writer};
+use strongroom_core::keys::KeyId;
 
 use super::keys::{Asked, FileKeys};
 use super::raise;
@@ -15,6 +17,7 @@ use super::single::detached;
 use crate::buf::detached::detach;
 use crate::buf::{Input, Output, new_bytes};
 use crate::cipher::AssociatedData;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 /// Reads at any offset, from any thread.
@@ -23,6 +26,7 @@ pub struct FileReader {
     path: PathBuf,
     reader: RwLock<Option<Arc<Reader>>>,
     size: u64,
+    key: Option<KeyId>,
     key_id: Option<String>,
 }
 
@@ -47,6 +51,15 @@ impl FileReader {
             strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
             error => raise(py, error, Some(&self.path), None),
         })
+        .inspect(|read| self.count(py, 0, *read as u64, None))
+        .inspect_err(|error| self.count(py, 1, 0, Some(error)))
+    }
+
+    /// The message counts when it is opened, its bytes as they are read.
+    fn count(&self, py: Python<'_>, messages: u64, bytes: u64, error: Option<&PyErr>) {
+        if tally::enabled() {
+            tally::note_enabled(py, Operation::Decrypt, self.key, messages, bytes, error);
+        }
     }
 }
 
@@ -68,13 +81,17 @@ impl FileReader {
         let asked = Asked::new(keys.get());
         let reader = detached(py, &asked, Ticker::new(), (Some(&path), None), |_| {
             Reader::open(Located::new(&path, Side::Source)?.place(), &asked, ad)
-        })?;
-        Ok(Self {
+        })
+        .inspect_err(|error| tally::refused(py, Operation::Decrypt, None, 0, error))?;
+        let opened = Self {
             path,
             size: reader.len(),
+            key: reader.key_id(),
             key_id: reader.key_id().map(|id| hex(&id)),
             reader: RwLock::new(Some(Arc::new(reader))),
-        })
+        };
+        opened.count(py, 1, 0, None);
+        Ok(opened)
     }
 
     /// Bytes of plaintext.
@@ -121,6 +138,8 @@ impl FileReader {
 pub struct FileWriter {
     path: PathBuf,
     writer: Mutex<Option<Writer>>,
+    key: Option<KeyId>,
+    taken: AtomicU64,
 }
 
 impl FileWriter {
@@ -147,13 +166,17 @@ impl FileWriter {
         let ad = AssociatedData::new(Some(associated_data))?;
         let ad = ad.as_slice();
         let asked = Asked::new(keys.get());
-        let writer = detached(py, &asked, Ticker::new(), (None, Some(&path)), |_| {
+        let (writer, key) = detached(py, &asked, Ticker::new(), (None, Some(&path)), |_| {
             let located = Located::new(&path, Side::Target)?;
-            Writer::create(located, &asked.slots()?.each(), ad, overwrite)
+            let slots = asked.slots()?;
+            let writer = Writer::create(located, &slots.each(), ad, overwrite)?;
+            Ok((writer, slots.key_id()))
         })?;
         Ok(Self {
             path,
             writer: Mutex::new(Some(writer)),
+            key,
+            taken: AtomicU64::new(0),
         })
     }
 
@@ -166,7 +189,10 @@ impl FileWriter {
         let written = detach(py, || writer.write(data, &mut |done| ticker.tick(done)));
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
         match written {
-            Ok(()) => Ok(data.len()),
+            Ok(()) => {
+                self.taken.fetch_add(data.len() as u64, Ordering::Relaxed);
+                Ok(data.len())
+            }
             Err(error @ strongroom_core::Error::Interrupted) => Err(ticker.into_py_err(py, error)),
             Err(error) => Err(raise(py, error, None, Some(&self.path))),
         }
@@ -176,10 +202,17 @@ impl FileWriter {
     fn finish(&self, py: Python<'_>) -> PyResult<u64> {
         let writer = self.take()?;
         let mut ticker = Ticker::new();
-        detach(py, || writer.finish(&mut |done| ticker.tick(done))).map_err(|error| match error {
-            strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
-            error => raise(py, error, None, Some(&self.path)),
-        })
+        detach(py, || writer.finish(&mut |done| ticker.tick(done)))
+            .map_err(|error| match error {
+                strongroom_core::Error::Interrupted => ticker.into_py_err(py, error),
+                error => raise(py, error, None, Some(&self.path)),
+            })
+            .inspect(|_| {
+                if tally::enabled() {
+                    let taken = self.taken.load(Ordering::Relaxed);
+                    tally::note_enabled(py, Operation::Encrypt, self.key, 1, taken, None);
+                }
+            })
     }
 
     /// Removes what was written. Twice is no error.

@@ -176,6 +176,11 @@ pub struct Slots {
 }
 
 impl Slots {
+    /// The keyset's key, where there is one.
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.primary.as_ref().map(|(id, _)| *id)
+    }
+
     /// The slots, the keyset's first.
     pub fn each(&self) -> Vec<NewSlot<'_>> {
         let primary = self

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use strongroom_core::Result;
 use strongroom_core::error::hex;
-use strongroom_core::file::{self, Count, Located, Side, Source};
+use strongroom_core::file::{self, Count, Located, RewrapKeys, Side, Source};
 use strongroom_core::stream;
 
 use super::keys::{Asked, FileKeys, OrPyErr};
 use super::raise;
 use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -24,12 +25,20 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Plaintext bytes, message bytes, key id.
 pub type Counted = (u64, u64, Option<String>);
 
-fn counted(count: Count) -> Counted {
+fn counted(py: Python<'_>, operation: Operation, count: Count) -> Counted {
+    note(py, operation, &count);
     (
         count.plaintext,
         count.message,
         count.key_id.map(|id| hex(&id)),
     )
+}
+
+/// Tells the tally of one file that is done.
+pub fn note(py: Python<'_>, operation: Operation, count: &Count) {
+    if tally::enabled() {
+        tally::note_enabled(py, operation, count.key_id, 1, count.plaintext, None);
+    }
 }
 
 /// Runs `work` without the GIL, and makes of its error the exception.
@@ -77,7 +86,8 @@ fn file_encrypt(
             file::encrypt(from.place(), to.place(), &slots.each(), ad, overwrite, tick)
         },
     )
-    .map(counted)
+    .map(|count| counted(py, Operation::Encrypt, count))
+    .inspect_err(|error| tally::refused(py, Operation::Encrypt, None, 0, error))
 }
 
 #[pyfunction]
@@ -108,7 +118,8 @@ fn file_decrypt(
             file::decrypt(from.place(), to.place(), &asked, ad, overwrite, tick)
         },
     )
-    .map(counted)
+    .map(|count| counted(py, Operation::Decrypt, count))
+    .inspect_err(|error| tally::refused(py, Operation::Decrypt, None, 0, error))
 }
 
 #[pyfunction]
@@ -129,7 +140,8 @@ fn file_verify(
         let from = Located::new(&source, Side::Source)?;
         file::verify(from.place(), &asked, ad, &mut |done| ticker.tick(done))
     })
-    .map(counted)
+    .map(|count| counted(py, Operation::Verify, count))
+    .inspect_err(|error| tally::refused(py, Operation::Verify, None, 0, error))
 }
 
 #[pyfunction]
@@ -150,6 +162,13 @@ fn file_rewrap(
         let at = Located::new(&path, Side::Source)?;
         file::rewrap(at.place(), &asked, ad, copy, &mut |done| ticker.tick(done))
     })
+    .inspect(|_| {
+        if tally::enabled() {
+            let key = asked.primary().ok().map(|(id, _)| id);
+            tally::note_enabled(py, Operation::Rewrap, key, 1, 0, None);
+        }
+    })
+    .inspect_err(|error| tally::refused(py, Operation::Rewrap, None, 0, error))
 }
 
 /// For progress alone: what the work itself goes by, it reads itself.

@@ -1,5 +1,6 @@
 //! Messages as they pass by, for pipes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
@@ -18,6 +19,8 @@ use crate::buf::Input;
 use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
 use crate::errors::{OrRaise, to_py};
+use crate::keyring::parse_id;
+use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 
 fn finished() -> PyErr {
@@ -28,6 +31,7 @@ fn finished() -> PyErr {
 #[pyclass(frozen, module = "strongroom._native")]
 pub struct StreamEncryptor {
     state: Mutex<Option<(Encryptor, Vec<u8>)>>,
+    taken: AtomicU64,
     #[pyo3(get)]
     key_id: Option<String>,
 }
@@ -48,6 +52,7 @@ impl StreamEncryptor {
         })?;
         Ok(Self {
             state: Mutex::new(Some((Encryptor::new(key), header.to_bytes()))),
+            taken: AtomicU64::new(0),
             key_id: header.key_ids().first().map(|id| hex(id)),
         })
     }
@@ -66,6 +71,7 @@ impl StreamEncryptor {
         let bytes = PyBytes::new(py, &out);
         out.clear();
         *state = Some((encryptor, out));
+        self.taken.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
 
@@ -74,7 +80,23 @@ impl StreamEncryptor {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (encryptor, mut out) = state.take().ok_or_else(finished)?;
         encryptor.finalize(&mut out).or_raise(py)?;
+        let taken = self.taken.load(Ordering::Relaxed);
+        note(py, Operation::Encrypt, self.key_id.as_deref(), taken, None);
         Ok(PyBytes::new(py, &out))
+    }
+}
+
+/// Counts one message.
+fn note(
+    py: Python<'_>,
+    operation: Operation,
+    key: Option<&str>,
+    bytes: u64,
+    error: Option<&PyErr>,
+) {
+    if tally::enabled() {
+        let key = key.and_then(|key| parse_id(key).ok());
+        tally::note_enabled(py, operation, key, 1, bytes, error);
     }
 }
 
@@ -94,6 +116,7 @@ pub struct StreamDecryptor {
     associated_data: Vec<u8>,
     state: Mutex<Decrypting>,
     key_id: Mutex<Option<String>>,
+    given: AtomicU64,
 }
 
 impl StreamDecryptor {
@@ -116,6 +139,12 @@ impl StreamDecryptor {
             Decrypting::Body(decryptor) => Self::body(py, decryptor, data, out),
             other => other,
         }
+    }
+
+    fn note(&self, py: Python<'_>, error: Option<&PyErr>) {
+        let key = self.key_id();
+        let given = self.given.load(Ordering::Relaxed);
+        note(py, Operation::Decrypt, key.as_deref(), given, error);
     }
 
     fn body(
@@ -160,6 +189,7 @@ impl StreamDecryptor {
             associated_data: ad.as_slice().to_vec(),
             state: Mutex::new(Decrypting::Head(Vec::new())),
             key_id: Mutex::new(None),
+            given: AtomicU64::new(0),
         })
     }
 
@@ -196,6 +226,10 @@ impl StreamDecryptor {
         let taken = std::mem::replace(&mut *state, Decrypting::Done);
         let mut out = Vec::new();
         *state = self.step(py, taken, data.as_slice(), &mut out);
+        self.given.fetch_add(out.len() as u64, Ordering::Relaxed);
+        if let Decrypting::Failed(error) = &*state {
+            self.note(py, Some(error));
+        }
         Ok(PyBytes::new(py, &out))
     }
 
@@ -218,9 +252,12 @@ impl StreamDecryptor {
         };
         if let Err(error) = ended {
             let error = to_py(py, error);
+            self.note(py, Some(&error));
             *state = Decrypting::Failed(error.clone_ref(py));
             return Err(error);
         }
+        self.given.fetch_add(out.len() as u64, Ordering::Relaxed);
+        self.note(py, None);
         Ok(PyBytes::new(py, &out))
     }
 }

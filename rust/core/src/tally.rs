@@ -1,0 +1,233 @@
+//! What was done with each key: monotone totals of messages and bytes since the process began, for
+//! the audit log and for the usage figures of a key store. Off, and one relaxed load, until somebody
+//! asks for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Error;
+use crate::keys::KeyId;
+use crate::secret::ForkLocal;
+
+/// What was done with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Sealed.
+    Encrypt,
+    /// Opened.
+    Decrypt,
+    /// Brought under another key without touching its data.
+    Rewrap,
+    /// Authenticated, and its plaintext dropped.
+    Verify,
+}
+
+impl Operation {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Encrypt => "encrypt",
+            Operation::Decrypt => "decrypt",
+            Operation::Rewrap => "rewrap",
+            Operation::Verify => "verify",
+        }
+    }
+}
+
+/// How it ended: well, or with which exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was done.
+    Success,
+    /// Wrong key or damaged message.
+    Decryption,
+    /// No such key here.
+    KeyNotFound,
+    /// The key's state forbade it.
+    KeyState,
+    /// No whole message.
+    Format,
+    /// Too long, or the key is used up.
+    Limit,
+    /// Anything else: the store, the master, the system.
+    Other,
+}
+
+impl Outcome {
+    /// "success", or the class of the exception.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Decryption => "DecryptionError",
+            Outcome::KeyNotFound => "KeyNotFoundError",
+            Outcome::KeyState => "KeyStateError",
+            Outcome::Format => "FormatError",
+            Outcome::Limit => "LimitError",
+            Outcome::Other => "other",
+        }
+    }
+}
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Decryption { .. } => Outcome::Decryption,
+            Error::KeyNotFound { .. } => Outcome::KeyNotFound,
+            Error::KeyState { .. } | Error::Forked => Outcome::KeyState,
+            Error::Format(_) | Error::UnsupportedVersion(_) => Outcome::Format,
+            Error::Limit(_) => Outcome::Limit,
+            _ => Outcome::Other,
+        }
+    }
+}
+
+/// What is added up apart from all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// The key, where one is known.
+    pub key: Option<KeyId>,
+    /// What was done.
+    pub operation: Operation,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What was counted of one kind since the process began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of plaintext.
+    pub bytes: u64,
+    /// First time, in microseconds since 1970.
+    pub first: u64,
+    /// Last time.
+    pub last: u64,
+}
+
+/// One call, where a record for each is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Each {
+    /// Key, operation and outcome.
+    pub kind: Kind,
+    /// Messages of the call.
+    pub messages: u64,
+    /// Bytes of plaintext.
+    pub bytes: u64,
+    /// When it ended, in microseconds since 1970.
+    pub time: u64,
+}
+
+const TOTALS: u8 = 1;
+const EACH: u8 = 2;
+
+static WANTED: AtomicU8 = AtomicU8::new(0);
+
+/// Kinds that are kept apart. Whoever sends messages that name keys at random fills no memory: what
+/// comes above counts under no key.
+const MAX_KINDS: usize = 65_536;
+
+/// Calls that wait for their record: 64 bytes each, so 16 MiB.
+const MAX_EACH: usize = 1 << 18;
+
+#[derive(Default)]
+struct Tally {
+    totals: HashMap<Kind, Total>,
+    each: Vec<Each>,
+    /// Calls that found the queue full: they are in the totals alone.
+    unrecorded: u64,
+}
+
+// A forked child starts with nothing: what its parent counted, the parent tells.
+static TALLY: ForkLocal<Mutex<Tally>> = ForkLocal::new(|| Mutex::new(Tally::default()));
+
+fn tally() -> MutexGuard<'static, Tally> {
+    TALLY.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether anything is to be counted.
+#[inline]
+#[must_use]
+pub fn enabled() -> bool {
+    WANTED.load(Ordering::Relaxed) != 0
+}
+
+/// Counts from now on, or no more. What was counted stays.
+pub fn enable(on: bool) {
+    set(TOTALS, on);
+}
+
+/// Keeps each call too, for [`drain`], or no more.
+pub fn enable_each(on: bool) {
+    set(EACH, on);
+}
+
+fn set(bit: u8, on: bool) {
+    if on {
+        WANTED.fetch_or(bit, Ordering::Relaxed);
+    } else {
+        WANTED.fetch_and(!bit, Ordering::Relaxed);
+    }
+}
+
+/// Counts a call.
+pub fn count(kind: Kind, messages: u64, bytes: u64) {
+    let time = now();
+    let mut tally = tally();
+    if WANTED.load(Ordering::Relaxed) & EACH != 0 {
+        if tally.each.len() < MAX_EACH {
+            tally.each.push(Each {
+                kind,
+                messages,
+                bytes,
+                time,
+            });
+        } else {
+            tally.unrecorded += messages;
+        }
+    }
+    let kind = if tally.totals.len() < MAX_KINDS || tally.totals.contains_key(&kind) {
+        kind
+    } else {
+        Kind { key: None, ..kind }
+    };
+    let total = tally.totals.entry(kind).or_insert(Total {
+        messages: 0,
+        bytes: 0,
+        first: time,
+        last: time,
+    });
+    total.messages += messages;
+    total.bytes += bytes;
+    // The clock may be set back.
+    total.last = total.last.max(time);
+}
+
+/// All totals, in no order.
+#[must_use]
+pub fn snapshot() -> Vec<(Kind, Total)> {
+    tally()
+        .totals
+        .iter()
+        .map(|(kind, total)| (*kind, *total))
+        .collect()
+}
+
+/// Takes the calls that wait, in their order, and how many found no room since the last time.
+#[must_use]
+pub fn drain() -> (Vec<Each>, u64) {
+    let mut tally = tally();
+    let room = tally.each.len().min(1 << 14);
+    let each = std::mem::replace(&mut tally.each, Vec::with_capacity(room));
+    (each, std::mem::take(&mut tally.unrecorded))
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}

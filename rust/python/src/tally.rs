@@ -1,0 +1,123 @@
+//! What was done with each key, told to the core's tally. See `strongroom_core::tally`.
+
+use pyo3::prelude::*;
+use strongroom_core::error::hex;
+use strongroom_core::keys::KeyId;
+use strongroom_core::record;
+use strongroom_core::tally::{self, Kind};
+
+pub use strongroom_core::tally::{Operation, Outcome, enabled};
+
+use crate::errors::{DecryptionError, FormatError, KeyNotFoundError, KeyStateError, LimitError};
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(tally_enable, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_snapshot, m)?)
+}
+
+/// Counts from now on, or no more; what was counted stays.
+#[pyfunction]
+fn tally_enable(on: bool) {
+    tally::enable(on);
+}
+
+/// Key id (None where it isn't known), operation, outcome ("success" or the exception's class),
+/// messages, bytes of plaintext, first and last time in microseconds since 1970.
+type Row = (
+    Option<String>,
+    &'static str,
+    &'static str,
+    u64,
+    u64,
+    u64,
+    u64,
+);
+
+/// The totals of each key, operation and outcome since the process began, in no order.
+#[pyfunction]
+fn tally_snapshot() -> Vec<Row> {
+    tally::snapshot()
+        .into_iter()
+        .map(|(kind, total)| {
+            (
+                kind.key.map(|id| hex(&id)),
+                kind.operation.name(),
+                kind.outcome.name(),
+                total.messages,
+                total.bytes,
+                total.first,
+                total.last,
+            )
+        })
+        .collect()
+}
+
+/// Counts one message, whatever became of it.
+#[inline]
+pub fn note<T>(
+    py: Python<'_>,
+    operation: Operation,
+    key: Option<KeyId>,
+    bytes: usize,
+    result: &PyResult<T>,
+) {
+    if enabled() {
+        note_enabled(py, operation, key, 1, bytes as u64, result.as_ref().err());
+    }
+}
+
+/// Counts one message that could not be worked on.
+pub fn refused(
+    py: Python<'_>,
+    operation: Operation,
+    key: Option<KeyId>,
+    bytes: usize,
+    error: &PyErr,
+) {
+    if enabled() {
+        note_enabled(py, operation, key, 1, bytes as u64, Some(error));
+    }
+}
+
+/// Counts messages; `error` is None where all went well.
+#[cold]
+pub fn note_enabled(
+    py: Python<'_>,
+    operation: Operation,
+    key: Option<KeyId>,
+    messages: u64,
+    bytes: u64,
+    error: Option<&PyErr>,
+) {
+    let outcome = error.map_or(Outcome::Success, |error| outcome_of(py, error));
+    tally::count(
+        Kind {
+            key,
+            operation,
+            outcome,
+        },
+        messages,
+        bytes,
+    );
+}
+
+/// The key that a record names, if it is one.
+pub fn named(message: &[u8]) -> Option<KeyId> {
+    record::parse(message).ok()
+}
+
+fn outcome_of(py: Python<'_>, error: &PyErr) -> Outcome {
+    if error.is_instance_of::<DecryptionError>(py) {
+        Outcome::Decryption
+    } else if error.is_instance_of::<KeyNotFoundError>(py) {
+        Outcome::KeyNotFound
+    } else if error.is_instance_of::<KeyStateError>(py) {
+        Outcome::KeyState
+    } else if error.is_instance_of::<FormatError>(py) {
+        Outcome::Format
+    } else if error.is_instance_of::<LimitError>(py) {
+        Outcome::Limit
+    } else {
+        Outcome::Other
+    }
+}
