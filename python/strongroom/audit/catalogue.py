@@ -7,7 +7,7 @@ schema (`event.schema.json`) has the fields.
 
 from __future__ import annotations
 
-from collections import namedtuple
+from typing import NamedTuple
 
 __all__ = ["CLASSES", "EVENTS", "FIELDS", "OPERATIONS", "Event"]
 
@@ -18,7 +18,7 @@ HIGH = 4
 CRITICAL = 5
 
 
-class Event(namedtuple("Event", ("class_uid", "activity_id", "severity_id", "text"))):
+class Event(NamedTuple):
     """What is known of an event by its name.
 
     Attributes:
@@ -28,7 +28,10 @@ class Event(namedtuple("Event", ("class_uid", "activity_id", "severity_id", "tex
         text: What happened, for people.
     """
 
-    __slots__ = ()
+    class_uid: int
+    activity_id: int
+    severity_id: int
+    text: str
 
 
 # OCSF numbers a class of an extension as extension, category, class; 999 is the extension for
