@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 
-
 def run(code: str) -> None:
     program = (
         "import os, strongroom as s\n"
@@ -21,7 +20,8 @@ def test_off_counts_nothing() -> None:
         "c = s.SecureEncryption(s.generate_key())\n"
         "c.decrypt(c.encrypt(b'x'))\n"
         "assert _native.tally_snapshot() == []\n"
-        "_native.tally_enable(True); c.encrypt(b'x'); _native.tally_enable(False); c.encrypt(b'x')\n"
+        "_native.tally_enable(True); c.encrypt(b'x')\n"
+        "_native.tally_enable(False); c.encrypt(b'x')\n"
         "assert totals() == {(c.key_id, 'encrypt', 'success'): (1, 1)}, totals()\n"
     )
 
@@ -40,7 +40,11 @@ assert totals() == {
     (k, 'decrypt', 'success'): (1 + 1 + 3 + 3, 5 + 5 + 6 + 6),
 }, totals()
 bad = a[:-1] + bytes([a[-1] ^ 1])
-for call in (lambda: c.decrypt(bad), lambda: c.decrypt_many([a, bad]), lambda: c.decrypt_into(bad, bytearray(5))):
+for call in (
+    lambda: c.decrypt(bad),
+    lambda: c.decrypt_many([a, bad]),
+    lambda: c.decrypt_into(bad, bytearray(5)),
+):
     try: call()
     except s.DecryptionError: pass
     else: raise SystemExit('opened')
@@ -103,5 +107,3 @@ assert os.waitpid(child, 0)[1] == 0
 assert totals() == {(c.key_id, 'encrypt', 'success'): (1, 1)}
 """
     )
-
-
