@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes::Aes256Enc;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes::cipher::{
+    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser, KeyInit,
+};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -79,28 +81,15 @@ impl BoxKey {
         &self,
         nonce: &[u8; BOX_NONCE_LEN],
     ) -> (Zeroizing<[u8; KEY_LEN]>, [u8; COMMITMENT_LEN]) {
-        let (deriving, gcm_nonce) = split_nonce(nonce);
-        let mut blocks: [aes::Block; 3] = [
-            xor(&join([0x00, 0x01, b'X', 0x00], deriving), &self.k1).into(),
-            xor(&join([0x00, 0x02, b'X', 0x00], deriving), &self.k1).into(),
-            join(*b"XCMT", deriving).into(),
-        ];
-        self.aes.encrypt_blocks(&mut blocks);
-        let key = concat(&blocks[0].into(), &blocks[1].into());
-
-        let x = xor(&blocks[2].into(), &self.k1);
-        let mut commitment: [aes::Block; 2] = [
-            xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x01])).into(),
-            xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x02])).into(),
-        ];
-        self.aes.encrypt_blocks(&mut commitment);
-        blocks
-            .iter_mut()
-            .for_each(|block| block.as_mut_slice().zeroize());
-        (
-            Zeroizing::new(key),
-            concat(&commitment[0].into(), &commitment[1].into()),
-        )
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        let mut commitment = [0; COMMITMENT_LEN];
+        self.aes.encrypt_with_backend(Subkeys {
+            k1: &self.k1,
+            nonce,
+            key: &mut key,
+            commitment: &mut commitment,
+        });
+        (key, commitment)
     }
 
     /// Encrypts: `out` becomes ciphertext, tag and commitment, 48 bytes more than `plaintext`.
@@ -201,6 +190,51 @@ impl BoxKey {
     }
 }
 
+/// The five calls, for the `aes` crate to run in one function of the processor's best instructions:
+/// a call of its own for each would set that up again, and its code for many blocks copies all round
+/// keys first.
+struct Subkeys<'a> {
+    k1: &'a Block,
+    nonce: &'a [u8; BOX_NONCE_LEN],
+    key: &'a mut [u8; KEY_LEN],
+    commitment: &'a mut [u8; COMMITMENT_LEN],
+}
+
+impl BlockSizeUser for Subkeys<'_> {
+    type BlockSize = aes::cipher::consts::U16;
+}
+
+impl BlockCipherEncClosure for Subkeys<'_> {
+    #[inline(always)]
+    fn call<B: BlockCipherEncBackend<BlockSize = Self::BlockSize>>(self, backend: &B) {
+        let encrypt = |input: &Block, out: &mut [u8; BLOCK_LEN]| {
+            backend.encrypt_block((<&aes::Block>::from(input), out.into()).into());
+        };
+        let (deriving, gcm_nonce) = split_nonce(self.nonce);
+        let (low, high) = self.key.split_at_mut(BLOCK_LEN);
+        let halves = [low, high].map(|half| half.first_chunk_mut().expect("32 is 16 and 16"));
+        let [low, high] = halves;
+        let mut x = [0; BLOCK_LEN];
+        // None waits for another: the processor works on all three at once, then on the last two.
+        encrypt(
+            &xor(&join([0x00, 0x01, b'X', 0x00], deriving), self.k1),
+            low,
+        );
+        encrypt(
+            &xor(&join([0x00, 0x02, b'X', 0x00], deriving), self.k1),
+            high,
+        );
+        encrypt(&join(*b"XCMT", deriving), &mut x);
+
+        let x = xor(&x, self.k1);
+        let (low, high) = self.commitment.split_at_mut(BLOCK_LEN);
+        let halves = [low, high].map(|half| half.first_chunk_mut().expect("32 is 16 and 16"));
+        let [low, high] = halves;
+        encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x01])), low);
+        encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x02])), high);
+    }
+}
+
 fn split_nonce(nonce: &[u8; BOX_NONCE_LEN]) -> (&[u8; DERIVING_LEN], &[u8; GCM_NONCE_LEN]) {
     let (deriving, rest) = nonce.split_first_chunk().expect("24 is 12 and 12");
     (deriving, rest.first_chunk().expect("24 is 12 and 12"))
@@ -218,13 +252,6 @@ fn append(head: &[u8; 12], tail: [u8; 4]) -> Block {
     block[..12].copy_from_slice(head);
     block[12..].copy_from_slice(&tail);
     block
-}
-
-fn concat(a: &Block, b: &Block) -> [u8; 2 * BLOCK_LEN] {
-    let mut both = [0; 2 * BLOCK_LEN];
-    both[..BLOCK_LEN].copy_from_slice(a);
-    both[BLOCK_LEN..].copy_from_slice(b);
-    both
 }
 
 /// Constant-time equality by words: by bytes it costs more than what it compares.

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod drbg;
 pub mod engine;
 pub mod envelope;
 pub mod error;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha512};
 use sha3::digest::{ExtendableOutput, Update, XofReader};
+use strongroom_core::drbg::{CtrDrbg, SEED_LEN};
 use strongroom_core::engine::{Aead, Engine, GcmKey};
 use strongroom_core::error::Error;
 use strongroom_core::kc_xaes::BoxKey;
@@ -94,6 +95,36 @@ fn nist_cavp_aes_256_gcm() {
 }
 
 /// KC-XAES-256-GCM of one vector; XAES-256-GCM is the same without the last 32 bytes.
+#[test]
+fn nist_cavp_ctr_drbg() {
+    let text = text("nist-cavp/ctr_drbg_aes_256_no_df.txt");
+    let values = |name: &str| -> Vec<Vec<u8>> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
+            .map(unhex)
+            .collect()
+    };
+    let (entropy, reseed) = (values("Entropy"), values("Reseed"));
+    let returned = values("Returned");
+    assert_eq!((entropy.len(), reseed.len(), returned.len()), (5, 5, 5));
+    let seed = |value: &[u8]| -> [u8; SEED_LEN] { value.try_into().unwrap() };
+    for ((entropy, reseed), returned) in entropy.iter().zip(&reseed).zip(&returned) {
+        let mut drbg = CtrDrbg::new(&seed(entropy));
+        drbg.reseed(&seed(reseed));
+        let mut out = [0; 64];
+        drbg.generate(&mut out);
+        drbg.generate(&mut out);
+        assert_eq!(out[..], returned[..]);
+        // What the nonces of records use is the first request, of any length.
+        for len in [0, 1, 16, 24, 4080, 4096] {
+            let (mut once, mut first) = (vec![0; len], vec![0; len]);
+            CtrDrbg::generate_once(&seed(entropy), &mut once);
+            CtrDrbg::new(&seed(entropy)).generate(&mut first);
+            assert_eq!(once, first);
+        }
+    }
+}
+
 fn kc_xaes(engine: Engine, key: &[u8], nonce: &[u8], ad: &[u8], plaintext: &[u8]) -> Vec<u8> {
     let key = BoxKey::new(key.try_into().unwrap());
     let nonce = nonce.try_into().unwrap();

@@ -88,6 +88,9 @@ impl<const N: usize> NoncePage<N> {
         // function goes on in both: then the lock is found open, and nothing that was taken counts.
         // (Nobody else opens it, so that a load and a store do.)
         if lock.load(Ordering::Relaxed) != 1 {
+            // What this function wrote after the page was wiped says that more is left, and a
+            // child that was forked during `fill` may hold what its parent holds.
+            left_cell.store(0, Ordering::Relaxed);
             return Ok(0);
         }
         lock.store(0, Ordering::Release);
