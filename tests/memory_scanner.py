@@ -79,7 +79,7 @@ def patterns(name: str, key: bytes) -> dict[str, bytes]:
 def key_patterns(name: str, key: bytes) -> dict[str, bytes]:
     """The patterns of a key and of the keys that are derived from it for boxes."""
     found = patterns(name, key)
-    for label in ("record", "wrap", "master", "store mac"):
+    for label in ("record", "wrap", "master", "passphrase", "store mac"):
         derived = constructions.derive(key, label)
         found |= {f"{name}'s {label} key": derived, f"{name}'s {label} key, end": derived[16:]}
         subkey = constructions.cmac_subkey(derived)

@@ -23,6 +23,7 @@ from strongroom import (
     KeyStore,
     MemoryLockedKey,
     ParallelEncryption,
+    PassphraseMasterKey,
     SecureBuffer,
     SecureEncryption,
     VersionedEncryption,
@@ -148,6 +149,50 @@ def scenario_contexts() -> None:
     checkpoint("gone")
 
 
+def filled(size: int = 32) -> SecureBuffer:
+    """A buffer that ends with the key, read straight into it."""
+    buffer = SecureBuffer(size)
+    with (FOLDER / "key").open("rb", buffering=0) as file, buffer.view() as view:
+        file.readinto(view[-32:])
+    return buffer
+
+
+def scenario_buffers() -> None:
+    """Buffers, small and with pages of their own, and all the ways in which they end."""
+    kept = [filled(size) for size in (32, 5000) for _ in range(4)]
+    checkpoint("alive")
+    for closed, cleared, left, deleted in (kept[:4], kept[4:]):
+        closed.close()
+        cleared.clear()
+        with contextlib.suppress(ZeroDivisionError), left:
+            1 / 0  # noqa: B018
+        view = deleted.view()
+        kept.remove(deleted)
+        del deleted
+        view.release()
+        del view
+    checkpoint("gone")
+    assert len(kept) == 6
+
+
+def scenario_passphrase() -> None:
+    """Files and a store under a passphrase: 32 bytes, the same that are the key."""
+    plain, sealed = FOLDER / "plain", FOLDER / "sealed"
+    plain.write_bytes(os.urandom(300_000))
+    phrase = raw_key()
+    strongroom.encrypt_file(plain, sealed, passphrase=phrase)
+    strongroom.verify_file(sealed, passphrase=phrase)
+    checkpoint("files")
+    master = PassphraseMasterKey(phrase)
+    phrase[:] = bytes(32)
+    with KeyStore.create(f"sqlite:///{FOLDER}/keys.db", master) as store:
+        cipher = VersionedEncryption(store)
+        cipher.decrypt(cipher.encrypt(b"x"))
+        checkpoint("alive")
+    master.close()
+    checkpoint("gone")
+
+
 def scenario_failing() -> None:
     """Exceptions while a key is in use, their tracebacks kept."""
     kept = []
@@ -199,13 +244,14 @@ def scenario_store() -> None:
 
 
 def scenario_exit() -> None:
-    """Keys that are alive when the interpreter ends, in places that it does not clear."""
+    """Secrets that are alive when the interpreter ends, in places that it does not clear."""
     key = MemoryLockedKey(raw_key())
     cipher = SecureEncryption(key)
     cipher.encrypt(b"x")
     # Never freed: one reference more than there are.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(cipher))
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(key))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(filled()))
     checkpoint("alive")
 
 

@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from independent import reader
+from independent import constructions, reader
 from memory_scanner import (
     Hit,
     Target,
     dek_patterns,
     key_patterns,
+    patterns,
     record_patterns,
     regions,
     scan,
@@ -68,6 +69,7 @@ SCENARIOS = {
     ),
     "deleted": ("alive", "gone"),
     "contexts": ("alive", "gone"),
+    "buffers": ("alive", "gone"),
     "failing": ("gone",),
 }
 
@@ -90,9 +92,52 @@ def test_no_copy_outside_the_arena(tmp_path, key, scenario, engine, backend):
                 assert inside == []
             else:
                 # The key itself, and in `contexts` the copy that the view shows.
-                expected = 2 if scenario == "contexts" else 1
+                expected = {"contexts": 2, "buffers": 8}.get(scenario, 1)
                 # A cipher made of a view has a key of its own until it is collected.
                 assert len(whole) == expected
+        assert target.finish() == 0
+
+
+def store_cells(folder: Path) -> list[object]:
+    """All that is in the store's tables."""
+    cells: list[object] = []
+    with contextlib.closing(sqlite3.connect(folder / "keys.db")) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            for row in database.execute(f"SELECT * FROM {table}"):
+                cells += row
+    return cells
+
+
+def passphrase_key(phrase: bytes, clear: bytes) -> bytes:
+    """What Argon2id makes of a passphrase with the `clear` of a slot or of a wrapped key."""
+    memory, passes = int.from_bytes(clear[:4], "big"), int.from_bytes(clear[4:8], "big")
+    return constructions.argon2id(phrase, constructions.Cost(memory, passes, clear[8]), clear[9:25])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_copy_of_a_passphrase(tmp_path, key, backend):
+    # The passphrase is the bytes that are the key elsewhere.
+    with Target("passphrase", tmp_path, STRONGROOM_MEMORY_BACKEND=backend) as target:
+        target.wait_for("files")
+        sealed = (tmp_path / "sealed").read_bytes()
+        (slot,) = [s for s in reader.parse_envelope(sealed).slots if s.kind == 2]
+        _, dek = reader.open_dek(sealed, passphrase=key)
+        wanted = key_patterns("file's", passphrase_key(key, slot.body))
+        wanted |= dek_patterns("dek", dek, reader.parse_envelope(sealed).salt, CONTEXT)
+        # The caller's own copy of the passphrase is there still.
+        assert len(scan(target.pid, {"phrase": key})) == 1
+        assert [hit for hit in scan(target.pid, wanted) if not hit.region.is_arena] == []
+        target.wait_for("alive")
+        cells = [cell for cell in store_cells(tmp_path) if isinstance(cell, bytes)]
+        (blob,) = [cell for cell in cells if cell.startswith(b"SR\x02\x04\x05")]
+        made = passphrase_key(key, blob[21:])
+        wanted |= patterns("phrase", key) | key_patterns("store's", made)
+        hits = scan(target.pid, wanted)
+        assert [hit for hit in hits if not hit.region.is_arena] == []
+        inside = {hit.what for hit in hits}
+        assert ({"phrase", "store's"} <= inside) == (backend == "mlock")
+        target.wait_for("gone")
+        assert scan(target.pid, wanted) == []
         assert target.finish() == 0
 
 
@@ -101,11 +146,7 @@ def store_keys(folder: Path) -> dict[str, bytes]:
     line = (folder / "master").read_bytes()
     master = bytes.fromhex(line.split()[1].decode())
     found = {"master": master}
-    cells: list[object] = []
-    with contextlib.closing(sqlite3.connect(folder / "keys.db")) as database:
-        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            for row in database.execute(f"SELECT * FROM {table}"):
-                cells += row
+    cells = store_cells(folder)
     texts = [cell for cell in cells if isinstance(cell, str)]
     ids = {bytes.fromhex(text) for text in texts if re.fullmatch("[0-9a-f]{32}", text)}
     ids |= {cell for cell in cells if isinstance(cell, bytes) and len(cell) == 16}

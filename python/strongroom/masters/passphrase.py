@@ -12,6 +12,7 @@ from strongroom.errors import DecryptionError, LimitError, MasterKeyError
 from strongroom.masters import wrapped
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
     from typing_extensions import Buffer
 
 __all__ = ["Cost", "PassphraseMasterKey", "passphrase_bytes"]
@@ -109,9 +110,8 @@ class PassphraseMasterKey:
     """A master key that someone remembers.
 
     Argon2id runs at the first use and once more for each salt that another wrapping was made
-    with; the results stay in locked memory. The passphrase itself stays in this process's
-    ordinary memory until `close`, and a `str` of the caller can't be wiped at all: bytes in a
-    bytearray can.
+    with; the results stay in locked memory until `close`, and so does a copy of the passphrase. A
+    `str` of the caller can't be wiped at all: bytes in a bytearray can.
 
     Attributes:
         uri: `passphrase:`.
@@ -146,7 +146,12 @@ class PassphraseMasterKey:
                 f"a passphrase costs at least {MEMORY_KIB} KiB, {PASSES} passes and {LANES} lanes"
             )
         self._own.check()
-        self._passphrase = passphrase_bytes(passphrase)
+        data = passphrase_bytes(passphrase)
+        try:
+            self._passphrase = _native.SecureBuffer(len(data))
+            self._passphrase.write(data)
+        finally:
+            data[:] = bytes(len(data))
         self._lock = threading.Lock()
         self._keys: dict[Cost, _native.MemoryLockedKey] = {}
         self._process = _native.process_generation()
@@ -206,9 +211,9 @@ class PassphraseMasterKey:
 
     def close(self) -> None:
         """Wipe the passphrase and all keys made from it. Done twice, it does nothing."""
-        self._passphrase[:] = bytes(len(self._passphrase))
-        self._passphrase.clear()
+        # Under the lock: a run of Argon2id that goes on has a view of the passphrase.
         with self._lock:
+            self._passphrase.close()
             keys, self._keys = self._keys, {}
         if self._process == _native.process_generation():
             for key in keys.values():
@@ -222,7 +227,7 @@ class PassphraseMasterKey:
         with self._lock:
             key = self._keys.get(cost)
             if key is None:
-                if not self._passphrase:
+                if self._passphrase.closed:
                     raise MasterKeyError("this passphrase was closed")
                 key = self._keys[cost] = _derive(self._passphrase, cost)
             return key
@@ -248,21 +253,30 @@ def _associated_data(wrapping_id: str, clear: bytes, context: str) -> bytes:
     return wrapped.header(wrapped.PASSPHRASE, wrapping_id) + clear + bytes.fromhex(context)
 
 
-def _derive(passphrase: bytearray, cost: Cost) -> _native.MemoryLockedKey:
+def _argon2id(cost: Cost) -> Argon2id:
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-    hash_ = Argon2id(
+    return Argon2id(
         salt=cost.salt,
         length=32,
         iterations=cost.passes,
         lanes=cost.lanes,
         memory_cost=cost.memory_kib,
     )
+
+
+def _derive(passphrase: _native.SecureBuffer, cost: Cost) -> _native.MemoryLockedKey:
     out = bytearray(32)
     try:
         # Any buffer will do, whatever the stub says; bytes would leave a copy.
-        hash_.derive_into(passphrase, out)  # type: ignore[arg-type]
-        return _native.MemoryLockedKey(out)
+        with passphrase.view() as view:
+            _argon2id(cost).derive_into(view, out)  # type: ignore[arg-type]
+        key = _native.MemoryLockedKey(out)
+        # OpenSSL has freed a copy of the passphrase without wiping it. The least work on zeros of
+        # the same length puts them in its place.
+        least = Cost(8 * cost.lanes, 1, cost.lanes, cost.salt)
+        _argon2id(least).derive_into(bytes(len(passphrase)), bytearray(32))
+        return key
     except MemoryError:
         raise MasterKeyError(
             f"Argon2id needs {cost.memory_kib} KiB of memory, which aren't free", retryable=True

@@ -8,7 +8,7 @@ use pyo3::types::{PyByteArray, PyMemoryView, PyTuple};
 use strongroom_core::error::hex;
 use strongroom_core::keys::KeyHandle;
 use strongroom_core::params::KEY_LEN;
-use strongroom_core::secret::{self, ForkLocal, Policy};
+use strongroom_core::secret::{self, ForkLocal, Policy, SharedBytes};
 use zeroize::Zeroize;
 
 use crate::buf::detached::detach;
@@ -26,40 +26,58 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_memory_policy, m)?)?;
     #[cfg(strongroom_asan)]
     m.add_function(wrap_pyfunction!(crate::buf::planted::_planted_overrun, m)?)?;
-    at_end_of_interpreter(destroy_all);
+    at_end_of_interpreter(end_all);
     Ok(())
 }
 
-/// The keys that Python objects have, to be destroyed at the end of the interpreter.
+/// What Python objects have, to be wiped at the end of the interpreter.
 static LIVE: ForkLocal<Mutex<Live>> = ForkLocal::new(|| Mutex::new(Live::default()));
 
 #[derive(Default)]
 struct Live {
-    keys: Vec<Weak<KeyHandle>>,
+    secrets: Vec<Weak<dyn AtEnd>>,
     /// At this length the list is cleaned of those that are gone.
     full: usize,
 }
 
-/// A handle that is destroyed at the end of the interpreter, if not before.
-fn share(handle: KeyHandle) -> Arc<KeyHandle> {
-    let handle = Arc::new(handle);
-    let mut live = LIVE.get().lock().unwrap_or_else(PoisonError::into_inner);
-    if live.keys.len() >= live.full {
-        live.keys.retain(|key| key.strong_count() > 0);
-        live.full = 64 + 2 * live.keys.len();
-    }
-    live.keys.push(Arc::downgrade(&handle));
-    handle
+/// What happens at the end of the interpreter to a secret that is still there.
+pub trait AtEnd: Send + Sync {
+    fn end(&self);
 }
 
-extern "C" fn destroy_all() {
+impl AtEnd for KeyHandle {
+    fn end(&self) {
+        self.destroy();
+    }
+}
+
+impl AtEnd for SharedBytes {
+    fn end(&self) {
+        self.wipe();
+    }
+}
+
+/// A secret that is wiped at the end of the interpreter, if not before.
+pub fn share<T: AtEnd + 'static>(secret: T) -> Arc<T> {
+    let secret = Arc::new(secret);
+    let mut live = LIVE.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if live.secrets.len() >= live.full {
+        live.secrets.retain(|secret| secret.strong_count() > 0);
+        live.full = 64 + 2 * live.secrets.len();
+    }
+    let weak: Weak<T> = Arc::downgrade(&secret);
+    live.secrets.push(weak);
+    secret
+}
+
+extern "C" fn end_all() {
     let Some(live) = LIVE.get_if_made() else {
         return;
     };
-    let keys = std::mem::take(&mut live.lock().unwrap_or_else(PoisonError::into_inner).keys);
-    for key in keys {
-        if let Some(key) = key.upgrade() {
-            key.destroy();
+    let secrets = std::mem::take(&mut live.lock().unwrap_or_else(PoisonError::into_inner).secrets);
+    for secret in secrets {
+        if let Some(secret) = secret.upgrade() {
+            secret.end();
         }
     }
 }

@@ -12,7 +12,7 @@ use strongroom_core::secret::SharedBytes;
 use crate::buf::Input;
 use crate::cipher::detached_above;
 use crate::errors::OrRaise;
-use crate::secret::warn_once;
+use crate::secret::{share, warn_once};
 use crate::views::Views;
 
 const OPEN: u8 = 0;
@@ -71,7 +71,7 @@ impl SecureBuffer {
         Ok(Self {
             size,
             state: AtomicU8::new(OPEN),
-            bytes: Mutex::new(Some(Arc::new(bytes))),
+            bytes: Mutex::new(Some(share(bytes))),
             views: Views::default(),
         })
     }
