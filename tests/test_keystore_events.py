@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from keystore_help import Place, place, store
+import strongroom
+from keystore_help import Clock, Place, clock, place, store
 from strongroom import (
     AuditError,
+    EnvelopeEncryption,
     FileMasterKey,
+    KeyNotFoundError,
     KeyStateError,
     KeyStore,
     KeyStoreError,
     LimitError,
     MasterKeyError,
+    VersionedEncryption,
     _events,
 )
 from strongroom.audit.catalogue import EVENTS, FIELDS
 from strongroom.keys import Policy
 
-__all__ = ["place", "store"]
+__all__ = ["clock", "place", "store"]
 
 
 class Sink:
@@ -232,3 +237,71 @@ def test_a_change_that_is_refused_is_no_event(store: KeyStore, sink: Sink) -> No
     with pytest.raises(KeyStateError):
         store.destroy_key(store.get_current_key().id)
     assert sink.take() == []
+
+
+INTERFACES = ("record", "envelope", "many", "EnvelopeEncryption", "file")
+
+
+def _message(store: KeyStore, kind: str, path: Path) -> Callable[..., object]:
+    """Encrypt something, and return what decrypts it."""
+    cipher = VersionedEncryption(store)
+    if kind == "EnvelopeEncryption":
+        envelopes = EnvelopeEncryption(None, store)
+        message = envelopes.encrypt(b"value")
+        return lambda **options: envelopes.decrypt(message, **options)
+    if kind == "file":
+        (path / "plain").write_bytes(b"value")
+        strongroom.encrypt_file(path / "plain", path / "sealed", store)
+        return lambda **options: strongroom.verify_file(path / "sealed", store, **options)
+    message = cipher.encrypt(bytes(100_000) if kind == "envelope" else b"value")
+    if kind == "many":
+        return lambda **options: cipher.decrypt_many([message, message], **options)
+    return lambda **options: cipher.decrypt(message, **options)
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_each_use_of_a_compromised_key(
+    store: KeyStore, sink: Sink, tmp_path: Path, kind: str
+) -> None:
+    decrypt = _message(store, kind, tmp_path)
+    key = store.get_current_key()
+    store.compromise_key(key.id, rotate=True)
+    sink.take()
+    with pytest.raises(KeyStateError, match="compromised"):
+        decrypt()
+    assert sink.take() == []
+    for _ in range(2):
+        decrypt(allow_compromised=True)
+    uses = [fields for name, _, fields in sink.events if name == "key.compromised_use"]
+    assert len(uses) == (4 if kind == "many" else 2)
+    assert {(use["key_id"], use["keyset"]) for use in uses} == {(key.id, "default")}
+    sink.refuses = {"key.compromised_use"}
+    with pytest.raises(AuditError):
+        decrypt(allow_compromised=True)
+
+
+@pytest.mark.parametrize("kind", ["record", "envelope"])
+def test_rewrapping_away_from_a_compromised_key_is_no_such_use(
+    store: KeyStore, sink: Sink, kind: str
+) -> None:
+    cipher = VersionedEncryption(store)
+    message = cipher.encrypt(bytes(100_000) if kind == "envelope" else b"value")
+    store.compromise_key(store.get_current_key().id, rotate=True)
+    sink.take()
+    cipher.decrypt(cipher.rotate_encryption(message))
+    assert sink.take() == []
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_the_date_of_destruction_is_told(
+    place: Place, tmp_path: Path, kind: str, clock: Clock
+) -> None:
+    clock.seconds = 1_798_675_200.0 + 60  # 2026-12-31
+    with place.create() as store:
+        decrypt = _message(store, kind, tmp_path)
+        key = store.get_current_key()
+        store.rotate()
+        store.destroy_key(key.id, force=True)
+        with pytest.raises(KeyNotFoundError, match=f"{key.id} was destroyed on 2026-12-31") as told:
+            decrypt()
+        assert told.value.key_id == key.id

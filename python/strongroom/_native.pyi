@@ -101,7 +101,7 @@ class ParallelEncryption:
     def encrypted_size(self, n: int) -> int: ...
     def plaintext_size(self, message: Buffer) -> int: ...
 
-_Row = tuple[str, str, str, MemoryLockedKey | None]
+_Row = tuple[str, str, str, MemoryLockedKey | None, str]
 
 @final
 class Keyring:

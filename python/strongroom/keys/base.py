@@ -16,18 +16,19 @@ from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
 from strongroom.keys import events, policy, sql
 from strongroom.keys import keyset as keysets
 from strongroom.keys.database import Database, Transaction
-from strongroom.keys.key import Key
+from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import Keyset, Seen
 from strongroom.keys.material import Material
-from strongroom.keys.rows import StoreRow
-from strongroom.keys.states import ACTIVE
+from strongroom.keys.rows import KeyRow, StoreRow
+from strongroom.keys.states import ACTIVE, DESTROYED
 
 __all__ = ["Plan", "StoreBase"]
 
 T = TypeVar("T")
 Plan = Callable[[Keyset, Transaction], Keyset]
 Uses = Callable[[Keyset], list[tuple[str, dict[str, str]]]]
-Contents = tuple[str | None, list[tuple[str, str, str, "_native.MemoryLockedKey | None"]], float]
+Entry = tuple[str, str, str, "_native.MemoryLockedKey | None", str]
+Contents = tuple[str | None, list[Entry], float]
 
 # How many keysets' metadata and keyrings are kept, the least recently used going first.
 MAX_CACHED = 4096
@@ -340,12 +341,15 @@ class StoreBase:
                 end = min(end, until)
         return None, entries, end - now
 
-    def _entries(
-        self, keyset: Keyset
-    ) -> list[tuple[str, str, str, _native.MemoryLockedKey | None]]:
+    def _entries(self, keyset: Keyset) -> list[Entry]:
         keys = self._material.unwrap(keyset)
         name = keyset.head.name
-        return [(i, row.state, name, keys.get(i)) for i, row in keyset.keys.items()]
+        return [(i, r.state, name, keys.get(i), _note(r)) for i, r in keyset.keys.items()]
+
+
+def _note(row: KeyRow) -> str:
+    """What the refusal to open something under a key adds."""
+    return f"destroyed on {moment(row.since):%Y-%m-%d}" if row.state == DESTROYED else ""
 
 
 def _for_data(keyset: Keyset) -> None:

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use strongroom_core::envelope::KeySource;
 use strongroom_core::error::hex;
@@ -17,12 +18,9 @@ use crate::buf::detached::attach;
 use crate::errors::{KeyStoreError, OrRaise, to_py};
 use crate::secret::MemoryLockedKey;
 
-/// What a reload returns: primary id, (id, state, keyset, key) each, seconds it may be kept.
-type Reloaded = (
-    Option<String>,
-    Vec<(String, String, String, Option<Py<MemoryLockedKey>>)>,
-    f64,
-);
+/// What a reload returns: primary id, (id, state, keyset, key, note) each, seconds it may be kept.
+type Reloaded = (Option<String>, Vec<Row>, f64);
+type Row = (String, String, String, Option<Py<MemoryLockedKey>>, String);
 
 /// A key with its state.
 pub struct Entry {
@@ -30,6 +28,28 @@ pub struct Entry {
     pub state: State,
     keyset: String,
     key: Option<Arc<KeyHandle>>,
+    /// What a refusal adds, such as "destroyed on 2026-01-31".
+    note: String,
+}
+
+/// Whether a compromised key opens what it wrote.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Compromised {
+    Refused,
+    /// The caller said so: each use is an event for the audit log.
+    Allowed,
+    /// To bring a message under another key, which is what ends such uses.
+    ForRewrap,
+}
+
+impl From<bool> for Compromised {
+    fn from(allowed: bool) -> Self {
+        if allowed {
+            Self::Allowed
+        } else {
+            Self::Refused
+        }
+    }
 }
 
 /// States of NIST SP 800-57 part 1.
@@ -63,7 +83,7 @@ impl State {
 
 impl Entry {
     /// The key, where its state lets it open what it wrote.
-    fn for_opening(&self, allow_compromised: bool) -> Result<Option<&Arc<KeyHandle>>> {
+    fn for_opening(&self, compromised: Compromised) -> Result<Option<&Arc<KeyHandle>>> {
         let refuse = |message: String, state| {
             Err(Error::KeyState {
                 message,
@@ -80,7 +100,7 @@ impl Entry {
                 ),
                 "suspended",
             ),
-            State::Compromised if !allow_compromised => refuse(
+            State::Compromised if compromised == Compromised::Refused => refuse(
                 format!(
                     "key {} is compromised: decrypt with allow_compromised=True",
                     hex(&self.id)
@@ -89,6 +109,25 @@ impl Entry {
             ),
             _ => Ok(self.key.as_ref()),
         }
+    }
+
+    /// Reports the use of a compromised key that the caller allowed; an event that can't be
+    /// sealed is raised, and ends the use.
+    fn report(&self, py: Python<'_>, compromised: Compromised) -> PyResult<()> {
+        if self.state != State::Compromised || compromised != Compromised::Allowed {
+            return Ok(());
+        }
+        let fields = PyDict::new(py);
+        fields.set_item("key_id", hex(&self.id))?;
+        fields.set_item("keyset", &self.keyset)?;
+        fields.set_item("operation", "decrypt")?;
+        fields.set_item("allowed", "allow_compromised")?;
+        py.import("strongroom._events")?.call_method(
+            "report",
+            ("key.compromised_use",),
+            Some(&fields),
+        )?;
+        Ok(())
     }
 }
 
@@ -139,7 +178,7 @@ impl Keyring {
         let (primary, rows, seconds): Reloaded = reloaded.extract()?;
         let primary = primary.map(|id| parse_id(&id)).transpose()?;
         let mut keys = HashMap::with_capacity(rows.len());
-        for (id, state, keyset, key) in rows {
+        for (id, state, keyset, key, note) in rows {
             let id = parse_id(&id)?;
             let state = State::from_name(&state)?;
             let key = key.map(|key| Arc::clone(&key.get().handle));
@@ -150,6 +189,7 @@ impl Keyring {
                     state,
                     keyset,
                     key,
+                    note,
                 }),
             );
         }
@@ -204,26 +244,46 @@ impl Keyring {
         &self,
         py: Python<'_>,
         id: &KeyId,
-        allow_compromised: bool,
+        compromised: impl Into<Compromised>,
     ) -> PyResult<Arc<KeyHandle>> {
-        let key = match self.entry(py, id)? {
-            Some(entry) => entry.for_opening(allow_compromised).or_raise(py)?.cloned(),
-            None => None,
+        let compromised = compromised.into();
+        let entry = self.entry(py, id)?;
+        if let Some(entry) = &entry
+            && let Some(key) = entry.for_opening(compromised).or_raise(py)?
+        {
+            entry.report(py, compromised)?;
+            return Ok(Arc::clone(key));
+        }
+        let error = Error::KeyNotFound {
+            message: format!(
+                "no key {} in this keyset: it may be retired or destroyed, or of another keyset",
+                hex(id)
+            ),
+            key_id: Some(*id),
         };
-        key.map_or_else(
-            || {
-                Err(Error::KeyNotFound {
-                    message: format!(
-                        "no key {} in this keyset: it may be retired or destroyed, or of another \
-                         keyset",
-                        hex(id)
-                    ),
-                    key_id: Some(*id),
-                })
-                .or_raise(py)
-            },
-            Ok,
-        )
+        Err(self.noted(error)).or_raise(py)
+    }
+
+    /// An error that names keys which are not here, with what is known of those that were.
+    pub fn noted(&self, error: Error) -> Error {
+        let Error::KeyNotFound {
+            mut message,
+            key_id,
+        } = error
+        else {
+            return error;
+        };
+        let contents = self.contents.read().unwrap_or_else(PoisonError::into_inner);
+        let mut notes: Vec<_> = contents
+            .iter()
+            .flat_map(|contents| contents.keys.values())
+            .filter(|entry| entry.state == State::Destroyed && message.contains(&hex(&entry.id)))
+            .map(|entry| format!("; {} was {}", hex(&entry.id), entry.note))
+            .collect();
+        drop(contents);
+        notes.sort();
+        message.push_str(&notes.concat());
+        Error::KeyNotFound { message, key_id }
     }
 }
 
@@ -297,15 +357,15 @@ impl Keyring {
 /// A keyring as a source of keys for envelopes. Takes the GIL for what is not loaded.
 pub struct KeyringSource<'a> {
     keyring: &'a Keyring,
-    allow_compromised: bool,
+    compromised: Compromised,
     raised: std::sync::Mutex<Option<PyErr>>,
 }
 
 impl<'a> KeyringSource<'a> {
-    pub fn new(keyring: &'a Keyring, allow_compromised: bool) -> Self {
+    pub fn new(keyring: &'a Keyring, compromised: impl Into<Compromised>) -> Self {
         Self {
             keyring,
-            allow_compromised,
+            compromised: compromised.into(),
             raised: std::sync::Mutex::new(None),
         }
     }
@@ -319,23 +379,30 @@ impl<'a> KeyringSource<'a> {
             .take();
         match (error, raised) {
             (Error::Interrupted, Some(raised)) => raised,
-            (error, _) => to_py(py, error),
+            (error, _) => to_py(py, self.keyring.noted(error)),
         }
+    }
+
+    fn attach<T>(&self, call: impl FnOnce(Python<'_>) -> PyResult<T>) -> Result<T> {
+        attach(call).map_err(|error| {
+            *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            Error::Interrupted
+        })
     }
 }
 
 impl KeySource for KeyringSource<'_> {
     fn keyset_key(&self, id: &KeyId) -> Result<Option<Arc<Material>>> {
-        let entry = attach(|py| self.keyring.entry(py, id)).map_err(|error| {
-            *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            Error::Interrupted
-        })?;
-        match entry {
-            Some(entry) => entry
-                .for_opening(self.allow_compromised)?
-                .map(|key| key.material())
-                .transpose(),
-            None => Ok(None),
+        let Some(entry) = self.attach(|py| self.keyring.entry(py, id))? else {
+            return Ok(None);
+        };
+        let Some(key) = entry.for_opening(self.compromised)? else {
+            return Ok(None);
+        };
+        let material = key.material()?;
+        if entry.state == State::Compromised {
+            self.attach(|py| entry.report(py, self.compromised))?;
         }
+        Ok(Some(material))
     }
 }

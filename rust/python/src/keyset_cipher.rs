@@ -15,7 +15,7 @@ use crate::batch;
 use crate::buf::{Input, new_bytes};
 use crate::cipher::{AssociatedData, open_envelope, open_record, seal_envelope, seal_record};
 use crate::errors::OrRaise;
-use crate::keyring::{Keyring, KeyringSource, State};
+use crate::keyring::{Compromised, Keyring, KeyringSource, State};
 use crate::tally::{self, Operation};
 
 /// Encrypts under a keyset's primary key, decrypts under any of its keys.
@@ -90,7 +90,7 @@ impl KeysetCipher {
             py,
             data.as_slice(),
             associated_data.as_slice(),
-            allow_compromised,
+            allow_compromised.into(),
         )
     }
 
@@ -149,7 +149,7 @@ impl KeysetCipher {
                 let key = self.keyring.get().opening_key(py, &id, allow_compromised)?;
                 return Ok(batch::Way::Record(key.material().or_raise(py)?));
             }
-            self.open(py, message, associated_data, allow_compromised)
+            self.open(py, message, associated_data, allow_compromised.into())
                 .map(batch::Way::Done)
         })
     }
@@ -184,14 +184,14 @@ impl KeysetCipher {
         py: Python<'py>,
         message: &[u8],
         associated_data: &[u8],
-        allow_compromised: bool,
+        compromised: Compromised,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let keyring = self.keyring.get();
         match kind(message).or_raise(py)? {
             KIND_RECORD => {
                 let id = record::parse(message).or_raise(py)?;
                 let key = keyring
-                    .opening_key(py, &id, allow_compromised)
+                    .opening_key(py, &id, compromised)
                     .inspect_err(|error| {
                         let len = message.len() - RECORD_OVERHEAD;
                         tally::refused(py, Operation::Decrypt, Some(id), len, error);
@@ -199,7 +199,7 @@ impl KeysetCipher {
                 open_record(py, &key, associated_data, message)
             }
             KIND_ENVELOPE => {
-                let source = KeyringSource::new(keyring, allow_compromised);
+                let source = KeyringSource::new(keyring, compromised);
                 let raise = |error| source.to_py(py, error);
                 open_envelope(py, &source, associated_data, message, None, raise)
             }
@@ -219,7 +219,7 @@ impl KeysetCipher {
         let keyring = self.keyring.get();
         let (primary_id, primary) = keyring.primary(py)?;
         let anew = || {
-            let plaintext = self.open(py, message, associated_data, true)?;
+            let plaintext = self.open(py, message, associated_data, Compromised::ForRewrap)?;
             seal(py, &primary, associated_data, plaintext.as_bytes())
         };
         let unchanged = || match data.cast_exact::<PyBytes>() {
@@ -237,7 +237,7 @@ impl KeysetCipher {
             });
         }
         let (header, sealed) = Header::split(message).or_raise(py)?;
-        let source = KeyringSource::new(keyring, true);
+        let source = KeyringSource::new(keyring, Compromised::ForRewrap);
         let opened =
             envelope::open_header(&header, &source, associated_data, Engine::for_streams())
                 .map_err(|error| source.to_py(py, error))?;

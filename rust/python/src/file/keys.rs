@@ -16,7 +16,7 @@ use strongroom_core::{Error, Result};
 
 use crate::buf::detached::attach;
 use crate::errors::{DecryptionError, OrRaise};
-use crate::keyring::{Keyring, KeyringSource};
+use crate::keyring::{Compromised, Keyring, KeyringSource};
 use crate::secret::MemoryLockedKey;
 use crate::tick::Ticker;
 
@@ -70,8 +70,7 @@ impl FileKeys {
 /// The keys for the time of one call: each is asked for once.
 pub struct Asked<'a> {
     keys: &'a FileKeys,
-    /// Whether compromised keys open: a rewrap is what ends their use.
-    allow_compromised: bool,
+    compromised: Compromised,
     found: Mutex<HashMap<KeyId, Arc<Material>>>,
     raised: Mutex<Option<PyErr>>,
     /// The first exception of a master that could not be asked.
@@ -82,7 +81,7 @@ impl<'a> Asked<'a> {
     pub fn new(keys: &'a FileKeys) -> Self {
         Self {
             keys,
-            allow_compromised: keys.allow_compromised,
+            compromised: keys.allow_compromised.into(),
             found: Mutex::new(HashMap::new()),
             raised: Mutex::new(None),
             refused: Mutex::new(None),
@@ -91,7 +90,7 @@ impl<'a> Asked<'a> {
 
     pub fn for_rewrap(keys: &'a FileKeys) -> Self {
         Self {
-            allow_compromised: true,
+            compromised: Compromised::ForRewrap,
             ..Self::new(keys)
         }
     }
@@ -107,9 +106,9 @@ impl<'a> Asked<'a> {
         &self,
         keyring: &Keyring,
         id: &KeyId,
-        allow_compromised: bool,
+        compromised: Compromised,
     ) -> Result<Option<Arc<Material>>> {
-        let source = KeyringSource::new(keyring, allow_compromised);
+        let source = KeyringSource::new(keyring, compromised);
         match source.keyset_key(id) {
             Err(Error::Interrupted) => self.attach(|py| Err(source.to_py(py, Error::Interrupted))),
             other => other,
@@ -137,7 +136,10 @@ impl<'a> Asked<'a> {
             (Error::Interrupted, None) => {
                 OrPyErr::Raised(ticker.into_py_err(py, Error::Interrupted))
             }
-            (error, _) => OrPyErr::Core(error),
+            (error, _) => OrPyErr::Core(match &self.keys.keyring {
+                Some(keyring) => keyring.get().noted(error),
+                None => error,
+            }),
         }
     }
 
@@ -207,7 +209,7 @@ impl KeySource for Asked<'_> {
         if let Some(found) = lock().get(id) {
             return Ok(Some(Arc::clone(found)));
         }
-        let found = self.ask(keyring.get(), id, self.allow_compromised)?;
+        let found = self.ask(keyring.get(), id, self.compromised)?;
         if let Some(found) = &found {
             lock().insert(*id, Arc::clone(found));
         }
@@ -278,7 +280,7 @@ impl RewrapKeys for Asked<'_> {
         let Some(keyring) = &self.keys.keyring else {
             return Ok(false);
         };
-        match self.ask(keyring.get(), id, false) {
+        match self.ask(keyring.get(), id, Compromised::Refused) {
             Err(Error::KeyState {
                 state: "compromised",
                 ..
