@@ -41,11 +41,13 @@ demo: build  ## encrypt, rotate, rewrap and decrypt a real tree; DEMO_SOURCE nam
 
 test: build  ## Rust and Python tests on the release build, and the demo on a small tree
 	cargo test --locked --workspace
+	scripts/tokens.sh
 	pytest --no-skips -m "not alone and not sweep" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 	pytest --no-skips -m "alone and not sweep" $(PYTEST_ARGS)
 	DEMO_SOURCE=tests python scripts/demo.py
 
 sweep: build  ## every crash point and fault that `make test` only samples; takes long
+	scripts/tokens.sh
 	pytest --no-skips -m sweep -n $(TEST_JOBS) $(PYTEST_ARGS)
 
 lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences

@@ -9,7 +9,7 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes 10 ms to import.
-    from strongroom import bulk, errors, files, hazmat, keys, masters
+    from strongroom import bulk, errors, files, hazmat, hsm, keys, masters
     from strongroom._inspect import MessageInfo, SlotInfo, inspect
     from strongroom._native import __version__
     from strongroom.envelope import EnvelopeEncryption
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # `typing` takes 10 ms to import.
         rewrap_file,
         verify_file,
     )
+    from strongroom.hsm import HSMKeyManager
     from strongroom.keys import Key, KeyStore
     from strongroom.masters import (
         AwsKmsMasterKey,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # `typing` takes 10 ms to import.
         KeyringMasterKey,
         MasterKeyProvider,
         PassphraseMasterKey,
+        Pkcs11MasterKey,
         VaultTransitMasterKey,
     )
     from strongroom.parallel import (
@@ -72,6 +74,8 @@ _HOMES = {
     "errors": "strongroom.errors",
     "files": "strongroom.files",
     "hazmat": "strongroom.hazmat",
+    "hsm": "strongroom.hsm",
+    "HSMKeyManager": "strongroom.hsm",
     "keys": "strongroom.keys",
     "masters": "strongroom.masters",
     **dict.fromkeys(("MessageInfo", "SlotInfo", "inspect"), "strongroom._inspect"),
@@ -107,6 +111,7 @@ _HOMES = {
             "KeyringMasterKey",
             "MasterKeyProvider",
             "PassphraseMasterKey",
+            "Pkcs11MasterKey",
             "VaultTransitMasterKey",
         ),
         "strongroom.masters",
@@ -143,6 +148,7 @@ __all__ = [
     "FileMasterKey",
     "FormatError",
     "HSMError",
+    "HSMKeyManager",
     "Key",
     "KeyNotFoundError",
     "KeyStateError",
@@ -158,6 +164,7 @@ __all__ = [
     "MessageInfo",
     "ParallelEncryption",
     "PassphraseMasterKey",
+    "Pkcs11MasterKey",
     "RotationError",
     "SecureBuffer",
     "SecureEncryption",
@@ -174,6 +181,7 @@ __all__ = [
     "files",
     "generate_key",
     "hazmat",
+    "hsm",
     "inspect",
     "keys",
     "masters",

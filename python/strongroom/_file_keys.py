@@ -129,15 +129,15 @@ def _unwrapping(
     """Returns what opens the slots whose KEK this master wrapped: each KEK is asked for once."""
     from strongroom.masters import wrapped
 
-    mechanism = getattr(master, "mechanism", wrapped.SERVICE)
     found: dict[tuple[bytes, str], _native.MemoryLockedKey] = {}
 
     def unwrap(data: bytes, kek_id: str) -> _native.MemoryLockedKey | None:
-        parts = wrapped.parse(data)
-        if parts.mechanism != mechanism or parts.wrapping_id != master.key_id:
-            return None
         if (data, kek_id) not in found:
-            found[data, kek_id] = wrapped.unwrap_with(master, data, kek_id)
+            parts = wrapped.parse(data)
+            by = wrapped.wrapped_by(master, parts.mechanism, parts.wrapping_id)
+            if by is None:
+                return None
+            found[data, kek_id] = wrapped.unwrap_with(by, data, kek_id)
         return found[data, kek_id]
 
     return unwrap

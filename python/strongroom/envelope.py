@@ -122,8 +122,7 @@ class _Keks:
                 "a master needs key_id, uri, wrap and unwrap: use FileMasterKey or "
                 f"open_master(uri), not {type(master).__name__}"
             )
-        self._mechanism = getattr(master, "mechanism", SERVICE)
-        if self._mechanism == PASSPHRASE:
+        if getattr(master, "mechanism", SERVICE) == PASSPHRASE:
             raise ValueError(
                 "a passphrase can't be the master of envelopes: encrypt files with passphrase=, "
                 "or use it as the master of a key store"
@@ -147,15 +146,16 @@ class _Keks:
         self, cipher: EnvelopeEncryption, data: bytes, kek_id: str, entry: bytes
     ) -> _native.MemoryLockedKey | None:
         """Returns the KEK of a slot, from the cache or unwrapped; None if another master has it."""
-        from strongroom.masters.wrapped import parse, unwrap_with
+        from strongroom.masters.wrapped import parse, unwrap_with, wrapped_by
 
         mechanism, wrapping_id, _ = parse(data)
-        if mechanism != self._mechanism or wrapping_id != self._master.key_id:
+        master = wrapped_by(self._master, mechanism, wrapping_id)
+        if master is None:
             return None
         with self._waiting.alone(entry):
             key = cipher._opened(entry)
             if key is None:
-                key = unwrap_with(self._master, data, kek_id)
+                key = unwrap_with(master, data, kek_id)
                 cipher._keep(key, data)
             return key
 

@@ -115,7 +115,17 @@ class MasterKeyError(StrongroomError):
 
 
 class HSMError(StrongroomError):
-    """A hardware security module, or its PKCS#11 library, refused or failed."""
+    """A hardware security module, or its PKCS#11 library, refused or failed.
+
+    Attributes:
+        code: The CKR value that PKCS#11 gave, or None where it was not asked.
+        retryable: Whether the same call may work later without anybody doing anything.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
 
 
 class RotationError(StrongroomError):

@@ -53,7 +53,7 @@ def code_of(error: BaseException) -> int:
     """Return the exit code for an exception of the library, of the system or of this package."""
     if isinstance(error, CliError):
         return error.code
-    if isinstance(error, errors.MasterKeyError):
+    if isinstance(error, (errors.MasterKeyError, errors.HSMError)):
         return UNREACHABLE if error.retryable else MASTER_REFUSED
     for cls, code in _CODES:
         if isinstance(error, cls):

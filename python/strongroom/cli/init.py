@@ -12,7 +12,7 @@ from strongroom.cli import exitcodes, options
 from strongroom.cli.output import Output, printable
 from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.second import new_master, offered_recovery
-from strongroom.cli.store import PASSPHRASE, default_path, get_master, store_path, store_url
+from strongroom.cli.store import PASSPHRASE, PKCS11, default_path, get_master, store_path, store_url
 
 if TYPE_CHECKING:
     from strongroom.masters import MasterKeyProvider
@@ -86,7 +86,7 @@ def init(
 
 def _master(uri: str, source: PassphraseSource) -> tuple[str | None, MasterKeyProvider]:
     """Return the path of the key file if one was made, and the master."""
-    if uri == PASSPHRASE:
+    if uri == PASSPHRASE or uri.startswith(PKCS11):
         return None, get_master(uri, source, new=True)
     if not uri.startswith(_FILE):
         return None, new_master(uri, None, "")[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from strongroom.cli import exitcodes
 from strongroom.cli.exitcodes import CliError
 from strongroom.cli.passphrase import PassphraseSource
-from strongroom.cli.store import PASSPHRASE
+from strongroom.cli.store import PASSPHRASE, pin_of
 from strongroom.cli.terminal import ask_passphrase, on_terminal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def new_master(
 
     Args:
         uri: The master's URI.
-        passphrase_file: Where a new passphrase stands; None to ask for it, twice.
+        passphrase_file: Where a new passphrase, or the PIN of a token, stands; None to ask for it.
         prompt: What is asked for.
 
     Returns:
@@ -41,7 +41,7 @@ def new_master(
     from strongroom.masters import create_master
 
     try:
-        return create_master(uri)
+        return create_master(uri, **pin_of(uri, PassphraseSource(file=passphrase_file)))
     except ValueError as error:
         raise CliError(str(error), exitcodes.USAGE) from None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SQLITE: Final = "sqlite:///"
 _SCHEMES: Final = ("sqlite", "postgresql", "postgres")
 PASSPHRASE: Final = "passphrase:"  # noqa: S105 - a URI
+PKCS11: Final = "pkcs11:"
 
 
 def default_path() -> str:
@@ -74,9 +75,26 @@ def get_master(uri: str, source: PassphraseSource, *, new: bool = False) -> Mast
     from strongroom.masters import open_master
 
     try:
-        return open_master(uri)
+        return open_master(uri, **pin_of(uri, source))
     except ValueError as error:
         raise CliError(str(error), exitcodes.USAGE) from None
+
+
+def pin_of(uri: str, source: PassphraseSource) -> dict[str, object]:
+    """Return `pin=` for the master of a token whose URI has no pin-source; else nothing.
+
+    Raises:
+        ValueError: It is no PKCS#11 URI.
+    """
+    if not uri.startswith(PKCS11):
+        return {}
+    from strongroom.hsm.uri import Pkcs11Uri
+
+    parts = Pkcs11Uri.parse(uri)
+    if parts.pin_source is not None:
+        return {}
+    # Asked for when the token is there to take it.
+    return {"pin": lambda: source.get(f"PIN of the token {parts.token or ''}".rstrip())}
 
 
 def open_store(named: str | None, master: str | None, source: PassphraseSource) -> KeyStore:

@@ -100,9 +100,12 @@ def open_root(master: MasterKeyProvider, head: Head) -> tuple[_native.MemoryLock
     for row in _loose_masters(head):
         try:
             mechanism, wrapping_id, _ = wrapped.parse(row.wrapped)
-            if mechanism != getattr(master, "mechanism", wrapped.SERVICE):
-                continue
-            if mechanism != wrapped.PASSPHRASE and wrapping_id != master.key_id:
+            if hasattr(master, "version"):
+                if wrapped.wrapped_by(master, mechanism, wrapping_id) is None:
+                    continue
+            elif mechanism != getattr(master, "mechanism", wrapped.SERVICE) or (
+                mechanism != wrapped.PASSPHRASE and wrapping_id != master.key_id
+            ):
                 continue
             return wrapped.unwrap_with(master, row.wrapped, root_id), row.key_id
         except MasterKeyError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from strongroom.masters.file import FileMasterKey
     from strongroom.masters.keychain import KeyringMasterKey
     from strongroom.masters.passphrase import PassphraseMasterKey
+    from strongroom.masters.pkcs11 import Pkcs11MasterKey
     from strongroom.masters.vault import VaultTransitMasterKey
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "KeyringMasterKey",
     "MasterKeyProvider",
     "PassphraseMasterKey",
+    "Pkcs11MasterKey",
     "VaultTransitMasterKey",
     "create_master",
     "open_master",
@@ -31,6 +34,7 @@ _HOMES = {
     "FileMasterKey": "file",
     "KeyringMasterKey": "keychain",
     "PassphraseMasterKey": "passphrase",
+    "Pkcs11MasterKey": "pkcs11",
     "VaultTransitMasterKey": "vault",
 }
 
@@ -40,8 +44,10 @@ def open_master(uri: str, **secrets: object) -> MasterKeyProvider:
 
     Args:
         uri: `file:PATH`, `passphrase:`, `keyring:SERVICE/NAME`, `awskms:///ARN` (or
-            `awskms:///alias/NAME`), or `vault:MOUNT/keys/NAME`.
-        secrets: What the URI doesn't hold: `passphrase=` (text or bytes) for `passphrase:`.
+            `awskms:///alias/NAME`), `vault:MOUNT/keys/NAME`, or a PKCS#11 URI (RFC 7512) such as
+            `pkcs11:token=LABEL;object=master:NAME?module-path=PATH&pin-source=file:PATH`.
+        secrets: What the URI doesn't hold: `passphrase=` (text or bytes) for `passphrase:`; for
+            `pkcs11:` perhaps `pin=`, as for `Pkcs11MasterKey`.
 
     Raises:
         ValueError: The URI names no master that this release knows.
@@ -50,8 +56,8 @@ def open_master(uri: str, **secrets: object) -> MasterKeyProvider:
             installed; the text says what.
         FileNotFoundError: The key file isn't there.
     """
-    name, arguments = _parse(uri, secrets)
-    master: MasterKeyProvider = getattr(_module(name), name)(*arguments)
+    name, arguments, keywords = _parse(uri, secrets)
+    master: MasterKeyProvider = getattr(_module(name), name)(*arguments, **keywords)
     return master
 
 
@@ -72,17 +78,17 @@ def create_master(uri: str, **secrets: object) -> tuple[MasterKeyProvider, bool]
         ValueError, TypeError, MasterKeyError: As `open_master`.
         OSError: The key file can't be made.
     """
-    name, arguments = _parse(uri, secrets)
+    name, arguments, keywords = _parse(uri, secrets)
     cls: Any = getattr(_module(name), name)
     if hasattr(cls, "create"):
         try:
             return cls.create(*arguments), True
         except FileExistsError:
             pass
-    return cls(*arguments), False
+    return cls(*arguments, **keywords), False
 
 
-def _parse(uri: str, secrets: dict[str, object]) -> tuple[str, tuple[Any, ...]]:
+def _parse(uri: str, secrets: dict[str, object]) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """The class that a URI names, and what it is made from."""
     if not isinstance(uri, str):
         raise TypeError(f"a master's URI must be str, not {type(uri).__name__}")
@@ -90,7 +96,10 @@ def _parse(uri: str, secrets: dict[str, object]) -> tuple[str, tuple[Any, ...]]:
     found: tuple[str, tuple[Any, ...]] | None = None
     if scheme == "passphrase" and colon and not rest:
         _expect(uri, secrets, {"passphrase"})
-        return "PassphraseMasterKey", (secrets["passphrase"],)
+        return "PassphraseMasterKey", (secrets["passphrase"],), {}
+    if scheme == "pkcs11" and rest:
+        _expect(uri.partition("?")[0], secrets, set(), optional={"pin"})
+        return "Pkcs11MasterKey", (uri,), secrets
     if scheme == "file" and rest:
         found = "FileMasterKey", (rest,)
     elif scheme == "keyring" and "/" in rest:
@@ -102,18 +111,21 @@ def _parse(uri: str, secrets: dict[str, object]) -> tuple[str, tuple[Any, ...]]:
         found = "VaultTransitMasterKey", (rest,)
     if found is not None:
         _expect(uri, secrets, set())
-        return found
+        return *found, {}
     # The rest of the URI is not shown: someone may have written a passphrase there.
     raise ValueError(
         f"no master is known by a URI of this form ({scheme[:20]!r} ...): write file:PATH, "
-        "passphrase:, keyring:SERVICE/NAME, awskms:///ARN or vault:MOUNT/keys/NAME"
+        "passphrase:, keyring:SERVICE/NAME, awskms:///ARN, vault:MOUNT/keys/NAME or "
+        "pkcs11:token=LABEL;object=master:NAME"
     )
 
 
-def _expect(uri: str, secrets: dict[str, object], names: set[str]) -> None:
+def _expect(
+    uri: str, secrets: dict[str, object], names: set[str], optional: Iterable[str] = ()
+) -> None:
     for name in names - secrets.keys():
         raise TypeError(f"the master {uri} needs {name}=")
-    for name in secrets.keys() - names:
+    for name in secrets.keys() - names - set(optional):
         raise TypeError(f"the master {uri} has no use for {name}=")
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "seal_software",
     "unwrap_with",
     "wrap_with",
+    "wrapped_by",
 ]
 
 MAGIC = b"SR\x02\x04"
@@ -67,10 +68,12 @@ COUNTS = {"calls": 0, "failures": 0}
 class MasterKeyProvider(Protocol):
     """A master key: something that wraps keys and is kept outside the store.
 
-    Duck-typed: any object with these four names is one. Three more are optional. `mechanism`, the
+    Duck-typed: any object with these four names is one. Four more are optional. `mechanism`, the
     mechanism byte of kind 04, is 4 (a service) where there is none. `identify(blob)` returns the
     id of the key that this master would unwrap a blob with, for masters whose key depends on the
-    blob, as a passphrase's does on the salt. `rewrap(blob, context)` returns a blob of the same
+    blob, as a passphrase's does on the salt. `version(mechanism, wrapping_id)` returns the master
+    as the key that wrapped something, or None if that is no key of its own, for masters whose key
+    has versions with an id each. `rewrap(blob, context)` returns a blob of the same
     key under the newest version of the master key, for services that do that inside.
 
     Attributes:
@@ -202,6 +205,22 @@ def _wrapped(master: MasterKeyProvider, call: Callable[[], bytes]) -> bytes:
     return data
 
 
+def wrapped_by(
+    master: MasterKeyProvider, mechanism: int, wrapping_id: str
+) -> MasterKeyProvider | None:
+    """Return the master, as the key that wrapped something; None if another master did.
+
+    Raises:
+        MasterKeyError: The master had to look, and could not.
+    """
+    version = getattr(master, "version", None)
+    if version is not None:
+        found: MasterKeyProvider | None = version(mechanism, wrapping_id)
+        return found
+    same = mechanism == getattr(master, "mechanism", SERVICE) and wrapping_id == master.key_id
+    return master if same else None
+
+
 def rewrap_with(master: MasterKeyProvider, data: bytes, key: _native.MemoryLockedKey) -> bytes:
     """Wrap a key anew by the master that `data` says wraps it, inside the service where it can.
 
@@ -237,6 +256,8 @@ def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.
         DecryptionError: The master is the right one, so the bytes were changed.
     """
     mechanism, wrapping_id, blob = parse(data)
+    if hasattr(master, "version"):
+        master = wrapped_by(master, mechanism, wrapping_id) or master
     if mechanism != getattr(master, "mechanism", SERVICE):
         raise MasterKeyError(f"the key was not wrapped by a master like {_uri(master)}")
     COUNTS["calls"] += 1

@@ -1,0 +1,197 @@
+"""A session and what belongs to it: key handles, nonces, and the memory of AES-GCM's parameters."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from strongroom.errors import HSMError, KeyNotFoundError
+from strongroom.hsm import codes
+from strongroom.hsm.codes import Fault
+from strongroom.hsm.module import busy
+
+if TYPE_CHECKING:
+    from strongroom.hsm.keys import TokenKey
+
+__all__ = ["Lane"]
+
+# CK_GCM_PARAMS of PKCS#11 2.40 (with ulIvBits, as the header has it, if not the text): pIv,
+# ulIvLen, ulIvBits, pAAD, ulAADLen, ulTagBits.
+_GCM_PARAMS = struct.Struct("@PLLPLL")
+NONCE_LEN = 12
+TAG_LEN = 16
+# The 21 bytes of a wrapped key and a key id are less than the 20 of a message and a caller's data.
+_MOST_ASSOCIATED_DATA = 20 + 65_535
+_NONCES_AT_ONCE = 85
+
+
+class Lane:
+    """What one thread at a time uses.
+
+    Attributes:
+        lock: Held by who uses it.
+        session: The session, or None.
+        epoch: When it was opened, as the token counts.
+        keys: Objects of the session with what is known of them, by key id.
+        inside: Whether an operation is at work, where the lock is re-entrant.
+    """
+
+    def __init__(self, lock: Any) -> None:  # noqa: ANN401 - Lock or RLock
+        """Take the lock that stands for it."""
+        self.lock: Any = lock
+        self.session: Any = None
+        self.epoch: object = None
+        self.keys: dict[str, tuple[Any, TokenKey]] = {}
+        self.inside = False
+        self._has_rng = False
+        self._nonces = b""
+        self._next = 0
+        # A token that makes its own nonce writes it here, so it must be memory of ours that stays
+        # where it is: in the `bytes` that python-pkcs11 takes, it would change a constant.
+        self._nonce = bytearray(NONCE_LEN)
+        self._nonce_at = ctypes.addressof((ctypes.c_char * NONCE_LEN).from_buffer(self._nonce))
+        self._data = bytearray(_MOST_ASSOCIATED_DATA)
+        self._data_at = ctypes.addressof(
+            (ctypes.c_char * _MOST_ASSOCIATED_DATA).from_buffer(self._data)
+        )
+
+    def enter(self) -> None:
+        """Begin an operation.
+
+        Raises:
+            HSMError: This thread is in one already: a signal handler, or a finaliser, interrupted
+                it, and what it would write over may be a nonce in use.
+        """
+        if self.inside:
+            raise HSMError(
+                "the token is in use by the call that this one interrupts: don't use it from a "
+                "signal handler or a finaliser"
+            )
+        self.inside = True
+
+    @contextmanager
+    def locked(self, path: str, timeout: float) -> Iterator[None]:
+        """Hold the lock of a pool's lane.
+
+        Raises:
+            HSMError: It was not to be had in time.
+        """
+        if not self.lock.acquire(timeout=timeout):
+            raise busy(path, timeout)
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def use(self, session: Any, epoch: object, *, has_rng: bool) -> None:  # noqa: ANN401
+        """Take a session that was opened."""
+        self.forget()
+        self.session, self.epoch, self._has_rng = session, epoch, has_rng
+
+    def forget(self) -> None:
+        """Forget the session and all that belongs to it."""
+        self.session = self.epoch = None
+        self.keys.clear()
+        self._nonces, self._next = b"", 0
+
+    def key(self, key_id: str) -> tuple[Any, TokenKey]:
+        """Return a key's object in this session and what it is, looked up by CKA_ID once.
+
+        Raises:
+            KeyNotFoundError: The token has no such key.
+            HSMError: It has two, or it is one that must not be used.
+            Fault: The module failed.
+        """
+        found = self.keys.get(key_id)
+        if found is None:
+            found = self.keys[key_id] = self.look_up(key_id)
+        return found
+
+    def look_up(self, key_id: str) -> tuple[Any, TokenKey]:
+        """Return a key as `key` does, as the token has it now."""
+        from strongroom.hsm import binding
+        from strongroom.hsm.keys import read_key
+
+        objects = binding.find_keys(self.session, key_id=bytes.fromhex(key_id))
+        if not objects:
+            raise KeyNotFoundError(
+                f"the token has no key {key_id}: it may be destroyed, or of another token",
+                key_id=key_id,
+            )
+        if len(objects) > 1:
+            raise HSMError(
+                f"the token has {len(objects)} keys of the id {key_id}: remove the ones "
+                "that don't belong there with the token's own tool"
+            )
+        return objects[0], read_key(objects[0])
+
+    def seal(self, key: Any, plaintext: bytes, bound: bytes) -> tuple[bytes, bytes]:  # noqa: ANN401
+        """AES-256-GCM in the token: the nonce that it used, and ciphertext and tag.
+
+        Raises:
+            Fault: The token refused or failed.
+        """
+        from strongroom.hsm.binding import gcm_encrypt
+
+        at = self._next
+        if at >= len(self._nonces):
+            self._draw()
+            at = 0
+        self._next = at + NONCE_LEN
+        self._nonce[:] = self._nonces[at : at + NONCE_LEN]
+        sealed = gcm_encrypt(key, plaintext, self._parameters(bound))
+        if len(sealed) != len(plaintext) + TAG_LEN:
+            raise HSMError("the token's AES-GCM gave another number of bytes than it takes")
+        return bytes(self._nonce), sealed
+
+    def open(self, key_id: str, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
+        """The inverse of `seal`; None where it does not authenticate.
+
+        Raises:
+            KeyNotFoundError: The key is not there any more.
+            Fault: The token refused or failed.
+        """
+        from strongroom.hsm.binding import gcm_decrypt
+
+        self._nonce[:] = nonce
+        try:
+            return gcm_decrypt(self.key(key_id)[0], sealed, self._parameters(bound))
+        except Fault as fault:
+            if fault.code not in codes.NOT_AUTHENTIC:
+                raise
+            code = fault.code
+        if code == codes.GENERAL_ERROR:
+            # SoftHSM says so of a wrong tag, kryoptic of a key that another process destroyed, and
+            # any token of its own troubles: then it fails here too.
+            self.keys.pop(key_id, None)
+            self.key(key_id)
+        return None
+
+    def _parameters(self, bound: bytes) -> bytes:
+        length = len(bound)
+        self._data[:length] = bound
+        return _GCM_PARAMS.pack(
+            self._nonce_at, NONCE_LEN, 8 * NONCE_LEN, self._data_at, length, 8 * TAG_LEN
+        )
+
+    def _draw(self) -> None:
+        """Fill up the nonces: from the token's generator, else from the system's."""
+        from strongroom.hsm.binding import random_bytes
+
+        count = _NONCES_AT_ONCE * NONCE_LEN
+        drawn = b""
+        if self._has_rng:
+            try:
+                drawn = random_bytes(self.session, count)
+            except Fault as fault:
+                if fault.code not in (codes.RANDOM_NO_RNG, codes.FUNCTION_NOT_SUPPORTED):
+                    raise
+                self._has_rng = False
+        # A flag is easily wrong, and a generator that gives the same bytes again is the end of GCM.
+        if len(drawn) != count or drawn == self._nonces or not any(drawn):
+            drawn = os.urandom(count)
+        self._nonces, self._next = drawn, 0

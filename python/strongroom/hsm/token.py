@@ -1,0 +1,428 @@
+"""One token in this process: one login, shared and counted by all that use it, and its sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from strongroom import _events, _native
+from strongroom.errors import HSMError
+from strongroom.hsm import codes, pins
+from strongroom.hsm.codes import Fault, hsm_error
+from strongroom.hsm.lane import Lane
+from strongroom.hsm.module import Module, busy
+
+if TYPE_CHECKING:
+    from strongroom.hsm.binding import Slot
+    from strongroom.hsm.pins import PinSource
+
+__all__ = ["Choice", "Token", "open_token"]
+
+T = TypeVar("T")
+
+# Sessions of a token whose module is thread-safe. More than the cores of most machines; few enough
+# for devices that have sixteen.
+POOL = 8
+
+
+class Choice:
+    """Which token is meant: each of what is not None must be the token's."""
+
+    def __init__(
+        self,
+        *,
+        slot_id: int | None = None,
+        label: str | None = None,
+        serial: str | None = None,
+        manufacturer: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Take what is asked for."""
+        self._wanted = {
+            "slot_id": slot_id,
+            "label": label,
+            "serial": serial,
+            "manufacturer": manufacturer,
+            "model": model,
+        }
+
+    def among(self, slots: list[Slot], where: str) -> Slot | None:
+        """Return the one slot that fits, or None.
+
+        Raises:
+            HSMError: Several do.
+        """
+        found = [
+            slot
+            for slot in slots
+            if all(v is None or getattr(slot, n) == v for n, v in self._wanted.items())
+            # Every SoftHSM shows a blank one behind the others: it is meant only if it is named.
+            and (slot.initialized or self._wanted["slot_id"] is not None)
+        ]
+        if len(found) > 1:
+            names = ", ".join(f"slot {slot.slot_id} ({slot.label!r})" for slot in found)
+            raise HSMError(f"{where} has several tokens: {names}; name one by slot or token_label")
+        return found[0] if found else None
+
+    def __str__(self) -> str:
+        """Say what was asked for."""
+        parts = [f"{n.replace('_id', '')} {v!r}" for n, v in self._wanted.items() if v is not None]
+        return "a token with " + " and ".join(parts) if parts else "an initialised token"
+
+
+class Token:
+    """A token that is logged in. `open_token` makes one; each `close` undoes one of those.
+
+    Attributes:
+        module: Its module.
+        label: Its label.
+        serial: Its serial number.
+        name: What it is called in messages.
+    """
+
+    def __init__(self, module: Module, slot: Slot) -> None:
+        """Take the slot as it was found; nothing is opened."""
+        self.module = module
+        self.label = slot.label
+        self.serial = slot.serial
+        self.name = f"token {slot.label!r}"
+        self.users = 0
+        self._slot: Slot | None = slot
+        self._pin: pins.HeldPin | None = None
+        self._source: Callable[[], str | bytes | bytearray] | None = None
+        # The session that logged in; in the ordinary case the first lane's, and the only one.
+        self._session: Any = None
+        self._session_epoch: tuple[int, int] | None = None
+        self._epoch = 0
+        self._read_only = False
+        self._lane = Lane(module.lock)
+        self._pool: list[Lane] = []
+        self._idle: list[Lane] = []
+        self._changed = threading.Condition(threading.Lock())
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What finds it again: the number of its slot may change."""
+        return self.serial, self.label
+
+    @property
+    def slot(self) -> Slot:
+        """The slot that the token is in. The module's lock is held.
+
+        Raises:
+            Fault: It is not there any more.
+        """
+        return self._find_slot()
+
+    # --- Login. The module's lock is held in all of this. -------------------------------------
+
+    def join(self, pin: PinSource) -> None:
+        """Log in for one more user, or look that its PIN is the one that did.
+
+        Raises:
+            HSMError: The PIN was refused, or is not that of the login that stands.
+            Fault: The module failed.
+        """
+        text: str | None = None
+        if callable(pin):
+            self._source = self._source or pin
+            text = pins.pin_text(pin())
+        elif pin is not None:
+            text = pins.pin_text(pin)
+        if self.users and self._pin is not None and self._pin.here:
+            # The token does not look at the PIN of a second login.
+            if text is None or not self._pin.equals(text):
+                raise HSMError(
+                    f"{self.name} is open in this process already, by another PIN than this one"
+                )
+        elif not self._alive():
+            self._pin = None  # One of a parent, if any.
+            self._log_in(text)
+        self.users += 1
+
+    def leave(self) -> None:
+        """Undo one `join`; the last one closes the sessions and forgets the PIN."""
+        self.users -= 1
+        if self.users > 0:
+            return
+        self._drop()
+        if self._pin is not None:
+            self._pin.close()
+            self._pin = None
+        self.module.tokens.pop(self.identity, None)
+        _events.report("hsm.session.closed", token=self.label)
+
+    def _alive(self) -> bool:
+        return self._session is not None and self._session_epoch == self._now()
+
+    def _now(self) -> tuple[int, int]:
+        return self.module.epoch, _native.process_generation()
+
+    def _log_in(self, text: str | None = None) -> None:
+        """Open the session that is logged in.
+
+        Raises:
+            HSMError: There is no PIN to be had, or it was refused.
+            Fault: The module failed.
+        """
+        slot = self._find_slot()
+        if not slot.initialized:
+            raise HSMError(
+                f"the token in slot {slot.slot_id} is not initialised: "
+                "initialise it with its vendor's tool"
+            )
+        pin_pad = False
+        if text is None and self._pin is not None:
+            text = self._held_pin(self._pin)
+        if text is None and slot.login_required:
+            pin_pad = slot.pin_pad
+            if not pin_pad:
+                raise HSMError(f"{self.name} needs a PIN")
+        if text is not None:
+            pins.check_not_refused((self.module.path, self.serial), text)
+        try:
+            session = self._open(slot, text, pin_pad)
+        except Fault as fault:
+            if fault.code in codes.PIN_REFUSED and text is not None:
+                pins.remember_refused((self.module.path, self.serial), text)
+            if fault.code in codes.PIN_REFUSED:
+                _events.report("hsm.login.refused", outcome="failure", token=self.label)
+                raise hsm_error(fault, self.name) from None
+            raise
+        self._session, self._session_epoch = session, self._now()
+        self._epoch += 1
+        if text is not None and self._pin is None:
+            self._pin = pins.HeldPin(text)
+        _events.report("hsm.session.opened", token=self.label)
+
+    def _held_pin(self, held: pins.HeldPin) -> str:
+        if held.here or self._source is None:
+            return held.text()
+        # A forked child has not inherited it, and keeps its own from here on.
+        text = pins.pin_text(self._source())
+        self._pin = None
+        return text
+
+    def _open(self, slot: Slot, text: str | None, pin_pad: bool) -> Any:  # noqa: ANN401
+        from strongroom.hsm import binding
+
+        try:
+            return binding.open_session(slot, write=not self._read_only, pin=text, pin_pad=pin_pad)
+        except Fault as fault:
+            code = fault.code
+            if code not in (codes.USER_ALREADY_LOGGED_IN, codes.TOKEN_WRITE_PROTECTED):
+                raise
+        if code == codes.TOKEN_WRITE_PROTECTED:
+            self._read_only = True
+            return self._open(slot, text, pin_pad)
+        # By a session of ours that could not be logged out, or by other code in this process.
+        return binding.open_session(slot, write=not self._read_only, pin=None)
+
+    def _find_slot(self) -> Slot:
+        if self._slot is None or self._session_epoch != self._now():
+            choice = Choice(label=self.label, serial=self.serial)
+            found = choice.among(self.module.slots(), self.module.path)
+            if found is None:
+                raise Fault(codes.TOKEN_NOT_PRESENT)
+            self._slot = found
+        return self._slot
+
+    def _drop(self) -> None:
+        """Close all sessions, as far as they let themselves be closed; those of a parent stay."""
+        from strongroom.hsm import binding
+
+        for lane in self._pool:
+            if lane.session is not None and lane.epoch == (self._epoch, self._now()):
+                binding.close_session(lane.session)
+            lane.forget()
+        if self._session is not None and self._session_epoch == self._now():
+            binding.close_session(self._session)
+        self._session = None
+        self._lane.forget()
+
+    # --- Use ------------------------------------------------------------------------------------
+
+    def run(self, operation: Callable[[Lane], T], timeout: float, *, pooled: bool = False) -> T:
+        """Do something with a session, and recover once from a session that is lost.
+
+        Args:
+            operation: What is done. It may be done again, so it must not have been done by halves.
+            timeout: Seconds to wait for other threads.
+            pooled: The module is thread-safe: threads have a session each.
+
+        Raises:
+            HSMError: The token is out of reach, or refused.
+        """
+        if pooled:
+            return self._run_pooled(operation, timeout)
+        lane = self._lane
+        if not lane.lock.acquire(timeout=timeout):
+            raise busy(self.module.path, timeout)
+        fresh = False
+        try:
+            lane.enter()
+            try:
+                if not self._current(lane):
+                    fresh = not self._alive()
+                    self._ready()
+                return operation(lane)
+            except Fault as error:
+                fault, seen = error, self._epoch
+            finally:
+                lane.inside = False
+        finally:
+            lane.lock.release()
+        return self._recover(operation, fault, seen, fresh, timeout)
+
+    def _current(self, lane: Lane) -> bool:
+        return lane.session is not None and lane.epoch == (self._epoch, self._now())
+
+    def _ready(self) -> None:
+        """Give the first lane its session, which is the one that logs in."""
+        if not self._alive():
+            self._log_in()
+        assert self._slot is not None  # noqa: S101 - found by _log_in
+        self._lane.use(self._session, (self._epoch, self._now()), has_rng=self._slot.has_rng)
+
+    def _recover(
+        self,
+        operation: Callable[[Lane], T],
+        fault: Fault,
+        seen: int,
+        fresh: bool,
+        timeout: float,
+    ) -> T:
+        """Do it again: with a new session, then with a module that was initialised anew."""
+        if fault.code not in codes.RECOVERABLE:
+            raise hsm_error(fault, self.name)
+        lane = self._lane
+        with self.module.alone(timeout):
+            lane.enter()
+            try:
+                steps = [self._restart]
+                # A session that was opened just now is as good as another one would be.
+                if not fresh:
+                    steps.insert(0, self._drop if self._epoch == seen else self._ready)
+                for step in steps:
+                    try:
+                        step()
+                        self._ready()
+                        result = operation(lane)
+                    except Fault as error:
+                        fault = error
+                        if fault.code not in codes.RECOVERABLE:
+                            break
+                    else:
+                        _events.report("hsm.session.lost", token=self.label)
+                        return result
+                # Nothing stays open on a token that fails: the next call begins anew.
+                self._drop()
+            finally:
+                lane.inside = False
+        if fault.code in codes.RECOVERABLE:
+            _events.report("hsm.unreachable", outcome="failure", token=self.label)
+        raise hsm_error(fault, self.name)
+
+    def _restart(self) -> None:
+        self._drop()
+        self.module.reinitialize()
+        self._slot = None
+
+    # --- A thread-safe module's sessions --------------------------------------------------------
+
+    def _run_pooled(self, operation: Callable[[Lane], T], timeout: float) -> T:
+        lane = self._take(timeout)
+        try:
+            # The module's lock comes before a lane's: who wants all of them takes them so.
+            for _ in range(3):
+                with lane.locked(self.module.path, timeout):
+                    if self._current(lane):
+                        return operation(lane)
+                with self.module.locked(timeout), lane.locked(self.module.path, timeout):
+                    self._ready_pooled(lane)
+            raise Fault(codes.SESSION_CLOSED)  # Others recovered again and again meanwhile.
+        except Fault as error:
+            fault, seen = error, self._epoch
+        finally:
+            self._give_back(lane)
+        return self._recover(operation, fault, seen, False, timeout)
+
+    def _ready_pooled(self, lane: Lane) -> None:
+        from strongroom.hsm import binding
+
+        if not self._alive():
+            self._log_in()
+        slot = self._find_slot()
+        session = binding.open_session(slot, write=not self._read_only, pin=None)
+        lane.use(session, (self._epoch, self._now()), has_rng=slot.has_rng)
+
+    def _take(self, timeout: float) -> Lane:
+        with self._changed:
+            if not self._idle and len(self._pool) < POOL:
+                lane = Lane(threading.Lock())
+                self._pool.append(lane)
+                self.module.pool_locks.append(lane.lock)
+                return lane
+            if not self._changed.wait_for(lambda: self._idle, timeout):
+                raise busy(self.module.path, timeout)
+            return self._idle.pop()
+
+    def _give_back(self, lane: Lane) -> None:
+        with self._changed:
+            self._idle.append(lane)
+            self._changed.notify()
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: what threads of the parent had lent does not come back."""
+        for lane in self._pool:
+            self.module.pool_locks.remove(lane.lock)
+        self._pool, self._idle = [], []
+        self._changed = threading.Condition(threading.Lock())
+        self._lane.inside = False
+
+
+def open_token(module: Module, choice: Choice, pin: PinSource, timeout: float) -> Token:
+    """Open a token, or share the one that is open.
+
+    Raises:
+        HSMError: There is no such token, it is not initialised, refused the PIN, or is out of
+            reach.
+    """
+    with module.alone(timeout):
+        try:
+            return _open(module, choice, pin)
+        except Fault as error:
+            fault = error
+        except HSMError as error:
+            if error.code in codes.PIN_REFUSED and not _in_use(module):
+                # python-pkcs11 has lost the session that it opened for the login.
+                with contextlib.suppress(Fault):
+                    module.reinitialize()
+            raise
+        if fault.code in codes.RECOVERABLE:
+            # Once; and not after a PIN that was refused, which is no Fault any more.
+            try:
+                module.reinitialize()
+                return _open(module, choice, pin)
+            except Fault as error:
+                fault = error
+    raise hsm_error(fault, module.path)
+
+
+def _open(module: Module, choice: Choice, pin: PinSource) -> Token:
+    slot = choice.among(module.slots(), module.path)
+    if slot is None and not _in_use(module) and module.reinitialize():
+        # Modules list their slots at C_Initialize: a token that came later is seen after another.
+        slot = choice.among(module.slots(), module.path)
+    if slot is None:
+        raise HSMError(f"{module.path} has not {choice}")
+    token = module.tokens.get((slot.serial, slot.label)) or Token(module, slot)
+    token.join(pin)
+    module.tokens[token.identity] = token
+    return token
+
+
+def _in_use(module: Module) -> bool:
+    return any(token.users for token in module.tokens.values())

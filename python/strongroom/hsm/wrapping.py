@@ -1,0 +1,110 @@
+"""Wrapping keys of ours in a token: kind 04 of FORMAT.md, mechanisms 01 to 03."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from strongroom.errors import DecryptionError, HSMError
+from strongroom.hsm import codes
+from strongroom.hsm.codes import Fault
+
+if TYPE_CHECKING:
+    from strongroom.hsm.keys import TokenKey
+    from strongroom.hsm.lane import Lane
+
+__all__ = ["GCM", "KW", "KWP", "unwrap", "wrap"]
+
+# Mechanism bytes of kind 04.
+GCM = 1
+KWP = 2
+KW = 3
+_NONCE_LEN = 12
+_KEY_LEN = 32
+_KW_LEN = _KEY_LEN + 8
+GCM_BLOB_LEN = _NONCE_LEN + _KEY_LEN + 16
+
+
+def wrap(
+    lane: Lane,
+    key: Any,  # noqa: ANN401
+    info: TokenKey,
+    value: bytes,
+    context: str,
+) -> tuple[int, bytes]:
+    """Wrap 32 bytes, by the best way that the key and the token have.
+
+    Args:
+        lane: The session.
+        key: The wrapping key.
+        info: What it is.
+        value: The key to wrap.
+        context: Its key id; bound by GCM alone.
+
+    Returns:
+        The mechanism's byte, and the blob.
+
+    Raises:
+        HSMError: The token has no way to.
+        Fault: It failed.
+    """
+    if info.mechanism == "gcm":
+        nonce, sealed = lane.seal(key, value, _bound(GCM, info.id, context))
+        return GCM, nonce + sealed
+    from strongroom.hsm import binding
+
+    for byte, names in ((KWP, binding.KWP_NAMES), (KW, binding.KW_NAMES)):
+        for name in names:
+            try:
+                blob = binding.wrap_value(lane.session, key, value, name)
+            except Fault as fault:
+                if fault.code not in codes.NO_SUCH_WAY:
+                    raise
+                continue
+            # Another length is another algorithm under the same name.
+            if len(blob) == _KW_LEN:
+                return byte, blob
+    raise HSMError("the token wraps keys neither by AES-GCM nor by AES-KWP nor by AES-KW")
+
+
+def unwrap(
+    lane: Lane,
+    key: Any,  # noqa: ANN401
+    info: TokenKey,
+    mechanism: int,
+    blob: bytes,
+    context: str,
+) -> bytes:
+    """The inverse of `wrap`. That it is the key of that id is for the caller to look at.
+
+    Raises:
+        DecryptionError: The blob, or with GCM the context, was changed.
+        HSMError: The token has no way to.
+        Fault: It failed.
+    """
+    if mechanism == GCM:
+        nonce, sealed = blob[:_NONCE_LEN], blob[_NONCE_LEN:]
+        value = lane.open(info.id, nonce, sealed, _bound(GCM, info.id, context))
+        if value is None:
+            raise DecryptionError
+        return value
+    from strongroom.hsm import binding
+
+    refused = False
+    for name in binding.KWP_NAMES if mechanism == KWP else binding.KW_NAMES:
+        try:
+            return binding.unwrap_value(key, blob, name)
+        except Fault as fault:
+            if fault.code in codes.NO_SUCH_WAY:
+                continue
+            if fault.code not in codes.NOT_AUTHENTIC:
+                raise
+            refused = True
+    if refused:
+        raise DecryptionError
+    raise HSMError("the token does not unwrap in the way in which the key was wrapped")
+
+
+def _bound(mechanism: int, wrapping_id: str, context: str) -> bytes:
+    from strongroom.masters.wrapped import header
+
+    return header(mechanism, wrapping_id) + bytes.fromhex(context)
