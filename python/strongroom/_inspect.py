@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from strongroom import _native
+from strongroom._parse import parse_file
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["MessageInfo", "SlotInfo", "inspect"]
-
-# Envelope header at its longest (FORMAT.md): no more of a file is read.
-_HEADER_MAX = 5 + 16 * (3 + 4096) + 56
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +79,7 @@ def inspect(data_or_path: Buffer | str | os.PathLike[str]) -> MessageInfo:
         OSError: The file can't be read.
     """
     if isinstance(data_or_path, str | os.PathLike):
-        with open(data_or_path, "rb") as file:
-            head = file.read(_HEADER_MAX)
-            length = os.fstat(file.fileno()).st_size
-        parsed = _native.parse_message(head, max(length, len(head)))
+        parsed = parse_file(data_or_path)
     else:
         parsed = _native.parse_message(data_or_path)
     return _message_info(parsed)

@@ -6,6 +6,8 @@ cryptography and walks no directories. docs/cli.md is its manual.
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["main"]
 
 
@@ -19,9 +21,28 @@ def main() -> None:
         SystemExit: Always, with one of `strongroom.cli.exitcodes`.
     """
     try:
+        if sys.argv[1:] == ["--version"] and _say_version():
+            raise SystemExit(0)
         from strongroom.cli.app import run
 
         code = run()
     except KeyboardInterrupt:
         code = 130
     raise SystemExit(code)
+
+
+def _say_version() -> bool:
+    """Answer the one question that needs no parser, or return False where that fails.
+
+    Importing click takes longer than all else that `strongroom --version` does. Where the
+    extension does not load, or stdout is closed, full or a broken pipe, `run` says so as it does
+    for any command.
+    """
+    try:
+        from strongroom import __version__
+
+        sys.stdout.write(f"strongroom {__version__}\n")
+        sys.stdout.flush()
+    except Exception:
+        return False
+    return True

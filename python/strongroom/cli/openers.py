@@ -97,9 +97,9 @@ class Openers:
             OSError: The file can't be read.
         """
         if path is not None and path != PIPE and not self._with_passphrase:
-            from strongroom._inspect import inspect
+            from strongroom._parse import parse_file
 
-            kinds = {slot.kind for slot in inspect(path).slots}
+            kinds = {slot["kind"] for slot in parse_file(path).get("slots", ())}
             if "passphrase" in kinds and not kinds & {"keyset", "master"}:
                 return None, self._get_passphrase(new=False)
         return self._pair(new=False)

@@ -260,9 +260,9 @@ def _is_streamed(source: str) -> bool:
     """Tell whether a source is read as a stream: a pipe, or a file that holds a record."""
     if source == PIPE:
         return True
-    from strongroom._inspect import inspect
+    from strongroom._parse import parse_file
 
-    return inspect(source).kind == "record"
+    return bool(parse_file(source)["kind"] == "record")
 
 
 def _size(path: str | None) -> int | None:

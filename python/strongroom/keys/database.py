@@ -7,7 +7,6 @@ the database was busy, so the function keeps its effects to the transaction and 
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -94,6 +93,8 @@ class Backoff:
         left = self._deadline - time.monotonic()
         if left <= 0:
             return False
+        import random
+
         time.sleep(min(left, self._step * random.uniform(0.5, 1.0)))  # noqa: S311
         self._step = min(self._step * 2, 0.025)
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from strongroom.keys.rows import KeyRow, damaged
@@ -64,7 +63,11 @@ class Policy(NamedTuple):
         if self.enforce and self.originator_seconds is None:
             raise ValueError("there is nothing to enforce without an originator period")
         values = {k: v for k, v in self._asdict().items() if v}
-        return json.dumps(values, sort_keys=True, separators=(",", ":")) if values else ""
+        if not values:
+            return ""
+        import json
+
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def load(text: str) -> Policy:
@@ -73,8 +76,12 @@ def load(text: str) -> Policy:
     Raises:
         KeyStoreError: It is none of this release.
     """
+    if not text:
+        return Policy()
+    import json
+
     try:
-        policy = Policy(**json.loads(text)) if text else Policy()
+        policy = Policy(**json.loads(text))
         policy._dump()
     except (TypeError, ValueError):
         raise damaged("a keyset has a policy that this release doesn't know") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from pathlib import Path
 from typing import Self
 
 from strongroom import _native
@@ -53,7 +52,7 @@ class FileMasterKey(SoftwareMaster):
             FileExistsError: Something of that name is there.
             OSError: The file can't be made.
         """
-        target = Path(_absolute(path))
+        target = _absolute(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(target, flags, 0o600)
         line = bytearray()
@@ -67,12 +66,12 @@ class FileMasterKey(SoftwareMaster):
             os.fsync(descriptor)
         except BaseException:
             with contextlib.suppress(OSError):
-                target.unlink()
+                os.unlink(target)
             raise
         finally:
             line[:] = bytes(len(line))
             os.close(descriptor)
-        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
