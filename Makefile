@@ -25,7 +25,7 @@ MYPY_TESTS := --no-check-untyped-defs --disable-error-code=annotation-unchecked 
 	--allow-untyped-decorators --allow-any-generics --no-warn-return-any --no-warn-unreachable --implicit-reexport
 SOURCES := python tests scripts rust/fuzz/fixtures $(wildcard benches)
 
-.PHONY: help bootstrap build demo test sweep lint format licences bench fuzz wheel sdist clean
+.PHONY: help bootstrap build demo test sweep asan lint format licences bench fuzz wheel sdist clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -49,6 +49,10 @@ test: build  ## Rust and Python tests on the release build, and the demo on a sm
 sweep: build  ## every crash point and fault that `make test` only samples; takes long
 	scripts/tokens.sh
 	pytest --no-skips -m sweep -n $(TEST_JOBS) $(PYTEST_ARGS)
+	cargo test --locked --release -p strongroom-core --test timing -- --ignored --test-threads 1
+
+asan: bootstrap  ## the Python suite under AddressSanitizer; needs a nightly Rust toolchain
+	scripts/asan.sh $(PYTEST_ARGS)
 
 lint: bootstrap  ## formatting, clippy, ruff, mypy, documentation, licences
 	cargo fmt --all --check

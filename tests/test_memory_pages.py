@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import multiprocessing
 import os
 import resource
@@ -95,6 +96,26 @@ def test_guard_page_ends_the_process(size, where, access, backend):
     done = run(code, size, where, access, STRONGROOM_MEMORY_BACKEND=backend)
     assert done.stdout == "inside\n"
     assert done.returncode == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_write_before_a_small_secret_is_found(backend):
+    # The byte in front belongs to the canary of the neighbour in front.
+    code = """
+        near = sorted([SecureBuffer(32) for _ in range(2)], key=address)
+        start = address(near[1])
+        assert start - address(near[0]) == 48
+        ctypes.memset(start - 1, 0x55, 1)
+        print("written", flush=True)
+        near.pop().close()
+        print("freed the one behind", flush=True)
+        near.pop().close()
+        print("freed")
+    """
+    done = run(code, STRONGROOM_MEMORY_BACKEND=backend)
+    assert done.stdout == "written\nfreed the one behind\n"
+    assert done.returncode == -signal.SIGABRT
+    assert "overwritten" in done.stderr
 
 
 def test_write_after_free_is_found():
@@ -340,6 +361,66 @@ def test_usual_limit_holds_many_keys(backend):
     assert (done.stdout, done.stderr) == ("end\n", "")
 
 
+# Numbers of mlock, mlock2 and memfd_secret on x86-64, and what seccomp_data begins with.
+REFUSED = """
+    import struct
+    numbers = (149, 325, 447)
+    load, equal, give = 0x20, 0x15, 0x06
+    filter_ = struct.pack("=HBBI", load, 0, 0, 0)
+    for left, number in zip(range(len(numbers), 0, -1), numbers, strict=True):
+        filter_ += struct.pack("=HBBI", equal, left, 0, number)
+    # SECCOMP_RET_ALLOW, then SECCOMP_RET_ERRNO with EPERM.
+    filter_ += struct.pack("=HBBI", give, 0, 0, 0x7FFF0000)
+    filter_ += struct.pack("=HBBI", give, 0, 0, 0x00050001)
+    kept = ctypes.create_string_buffer(filter_)
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    program = Program(len(filter_) // 8, ctypes.addressof(kept))
+    prctl = ctypes.CDLL(None).prctl
+    # PR_SET_NO_NEW_PRIVS, and PR_SET_SECCOMP with SECCOMP_MODE_FILTER.
+    assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(program)) == 0
+"""
+
+
+@pytest.mark.parametrize("policy", ["warn", "strict"])
+def test_seccomp_that_refuses_to_lock(policy):
+    code = """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                kept = [SecureBuffer(32), SecureBuffer(100_000), MemoryLockedKey.generate()]
+            except MemoryError as error:
+                assert "mlock" in str(error) and "not permitted" in str(error), error
+                kept = []
+        status = memory_status()
+        assert status.backend == "none" and status.locked_bytes == 0, status
+        for call in ("memfd_secret", "mlock"):
+            assert any(call in text and "not permitted" in text for text in status.failures)
+        print(status.policy, [str(w.message).count("(mlock:") for w in caught], len(kept))
+    """
+    done = run(textwrap.dedent(REFUSED) + textwrap.dedent(code), STRONGROOM_MEMORY_POLICY=policy)
+    assert done.stderr == ""
+    assert done.stdout == ("warn [1] 3\n" if policy == "warn" else "strict [] 0\n")
+
+
+def test_doctor_shows_what_could_not_be_locked():
+    code = """
+        import json
+        from strongroom.cli import main
+        sys.argv[1:] = ["doctor", "--json"]
+        sys.exit(main())
+    """
+    done = run_limited(0, code, STRONGROOM_MEMORY_BACKEND="mlock")
+    (shown,) = [json.loads(line) for line in done.stdout.splitlines()]
+    memory = shown["memory"]
+    assert (memory["backend"], memory["policy"], memory["limit"]) == ("none", "warn", 0)
+    assert memory["unlocked_bytes"] > 0
+    assert any("mlock" in failure for failure in memory["failures"])
+    assert "RLIMIT_MEMLOCK" in done.stderr
+
+
 @pytest.mark.parametrize("variable", ["STRONGROOM_MEMORY_POLICY", "STRONGROOM_MEMORY_BACKEND"])
 def test_misspelt_variable_is_an_error(variable):
     done = run("SecureBuffer(1)", **{variable: "Strict"})
@@ -490,6 +571,38 @@ def test_key_of_the_parent_in_a_child_is_an_error():
     assert isinstance(told, str)
     assert told.startswith(KeyStateError.__name__)
     assert len(key.get()) == 32
+
+
+def _use_in_child(_):
+    told = []
+    for use in (INHERITED[0].read, INHERITED[1].get, INHERITED[2].encrypt):
+        try:
+            use(*[b""] * (use == INHERITED[2].encrypt))
+        except KeyStateError as error:
+            told.append("fork" in str(error))
+    own = SecureBuffer(4)
+    own.write(b"mine")
+    return told, bytes(own.read())
+
+
+INHERITED: list = []
+
+
+def test_workers_of_multiprocessing_do_without_the_secrets_of_the_parent():
+    key = MemoryLockedKey.generate()
+    INHERITED[:] = [SecureBuffer(16), key, SecureEncryption(key)]
+    INHERITED[0].write(b"0123456789abcdef")
+    try:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(_use_in_child, range(4)) == [([True, True, True], b"mine")] * 4
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            for secret in INHERITED:
+                with pytest.raises(TypeError, match="pickled"):
+                    pool.apply(len, (secret,))
+        assert INHERITED[0].read() == b"0123456789abcdef"
+        assert len(key.get()) == 32
+    finally:
+        INHERITED.clear()
 
 
 def test_children_do_not_disturb_the_status():

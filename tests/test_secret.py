@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import array
+import base64
 import copy
 import ctypes
 import gc
 import json
 import logging
 import pickle
+import sys
 import threading
 import traceback
 import weakref
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 import strongroom
 from strongroom import (
+    DecryptionError,
     KeyStateError,
     LimitError,
     MemoryLockedKey,
@@ -420,6 +424,9 @@ def _shows_key(text):
         KEY.hex(" ").encode(),
         repr(KEY).encode(),
         str(list(KEY)).encode(),
+        base64.b64encode(KEY),
+        base64.urlsafe_b64encode(KEY),
+        base64.b85encode(KEY),
     )
     return any(form[:40] in shown for form in forms)
 
@@ -440,6 +447,8 @@ def test_nothing_prints_the_key(index, caplog):
         assert not _shows_key(text)
     assert not hasattr(thing, "__dict__")
     with pytest.raises(TypeError):
+        vars(thing)
+    with pytest.raises(TypeError):
         json.dumps(thing)
 
 
@@ -458,13 +467,59 @@ def test_nothing_is_pickled_or_copied(index):
 
 
 def test_collector_finds_no_key():
-    objects = _objects()
+    # A key that is made inside: the one copy that Python has is `raw`.
+    key = MemoryLockedKey.generate()
+    raw = key.get()
+    buffer = SecureBuffer(32)
+    buffer.write(raw)
+    cipher = SecureEncryption(key)
+    kept = [cipher, secure_key_context(key), cipher.encrypt(b"x"), buffer.view()]
+    shown = (raw.hex().encode(), base64.b64encode(raw))
     gc.collect()
+    seen = 0
     for found in gc.get_objects():
-        for referred in gc.get_referents(found):
-            if type(referred) is bytearray:
-                assert KEY not in referred
-    del objects
+        for referred in (found, *gc.get_referents(found)):
+            if referred is raw or referred in shown:
+                continue
+            if isinstance(referred, str):
+                referred = referred.encode(errors="replace")
+            if isinstance(referred, (bytes, bytearray)):
+                seen += 1
+                assert raw not in referred
+                assert not any(text in referred for text in shown)
+    assert seen > 1000
+    assert len(kept) == 4
+
+
+def test_no_frame_shows_a_key():
+    # A tracer and a profiler see each Python frame's variables and each value that is returned.
+    key = MemoryLockedKey(KEY)
+    buffer = SecureBuffer(32)
+    buffer.write(KEY)
+    texts: list[str] = []
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        if "strongroom" in frame.f_code.co_filename:
+            texts.append(f"{event} {argument!r} {frame.f_locals!r}")
+        return look
+
+    sys.settrace(look)
+    sys.setprofile(look)
+    try:
+        with secure_key_context(key) as view:
+            SecureEncryption(view).encrypt(b"x")
+        cipher = SecureEncryption(key)
+        message = cipher.encrypt(b"x")
+        with pytest.raises(DecryptionError):
+            cipher.decrypt(message, b"other")
+        strongroom.ParallelEncryption(key).encrypt_large(b"x")
+        with pytest.raises(ZeroDivisionError), secure_key_context(key):
+            1 / 0  # noqa: B018
+    finally:
+        sys.settrace(None)
+        sys.setprofile(None)
+    assert any("secure_key_context" in text for text in texts)
+    assert not [text for text in texts if _shows_key(text)]
 
 
 def test_exceptions_hold_no_key():
