@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def comparisons(
         if wrong is not None:
             copy[at + wrong] ^= 1
         secret(copy, at, length)
-        counts.append(counted(lambda copy=copy: decrypt(copy)))
+        counts.append(counted(functools.partial(decrypt, copy)))
         HELPER.clear(address(copy), ctypes.c_ulong(len(copy)))
     return counts
 

@@ -19,6 +19,7 @@ from strongroom import (
     MasterKeyProvider,
     MemoryLockedKey,
     PassphraseMasterKey,
+    SecureBuffer,
     UnsupportedVersionError,
 )
 from strongroom.masters import open_master, passphrase, wrapped
@@ -358,7 +359,7 @@ def test_argon2id_runs_once_a_salt(key: MemoryLockedKey, monkeypatch: pytest.Mon
     runs: list[Cost] = []
     derive = passphrase._derive
 
-    def counted(phrase: bytearray, cost: Cost) -> MemoryLockedKey:
+    def counted(phrase: SecureBuffer, cost: Cost) -> MemoryLockedKey:
         runs.append(cost)
         return derive(phrase, cost)
 
