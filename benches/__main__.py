@@ -1,9 +1,11 @@
 """`make bench`: everything, into benches/REPORT.md and its plots.
 
-    python -m benches [--quick] [--rust-only | --no-rust] [--from FILE.json]
+    python -m benches [--quick] [--no-rust] [--no-suites] [--from FILE.json]
+                      [--report FILE] [--readme FILE]
 
 The installed package is measured, which has to be a release build. The document behind the report
-is left in .benchmarks/latest.json, the criterion estimates in target/criterion.
+is left in .benchmarks/latest.json, the criterion estimates in target/criterion. README.md gets the
+main plot and table, but not from a quick run or a report that goes elsewhere.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 
 from strongroom.bench import machine, plot, runner, tables
 
-from benches import criterion, report
+from benches import criterion, readme, report
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".benchmarks"
 REPORT = ROOT / "benches" / "REPORT.md"
+README = ROOT / "README.md"
 
 
 def main() -> int:
@@ -31,6 +34,7 @@ def main() -> int:
     parser.add_argument("--no-suites", action="store_true", help="leave pytest-benchmark out")
     parser.add_argument("--from", dest="source", metavar="FILE", help="write the report of this")
     parser.add_argument("--report", metavar="FILE", default=str(REPORT))
+    parser.add_argument("--readme", metavar="FILE", help="whose marked place is filled")
     arguments = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     if arguments.source:
@@ -51,6 +55,9 @@ def main() -> int:
         plot.write(document, target.with_name(f"{work}.svg"), work)
     notes = ROOT / "benches" / "NOTES.md"
     target.write_text(report.render(document, notes.read_text()))
+    place = Path(arguments.readme) if arguments.readme else README
+    if arguments.readme or (target == REPORT and not document["quick"]):
+        place.write_text(readme.refresh(place.read_text(), document))
     print(tables.summary(document))
     for warning in runner.warnings_of(document):
         print(f"\nWARNING: {warning}", file=sys.stderr)

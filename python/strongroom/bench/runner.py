@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import machine
+from . import further, machine
 from .peers import AESGCM, COBBLESTONE
 
 SCHEMA: Final = 1
@@ -68,6 +68,11 @@ class Scale:
     rounds_min: int
     rounds_max: int
     starts: int
+
+    @property
+    def quick(self) -> bool:
+        """Whether this is for work on the bench itself."""
+        return self.file < MIB << 7
 
 
 FULL: Final = Scale(SIZES, 100_000, GIB, 10_000, GIB, 0.01, 4.0, 40.0, 4, 7, 41, 25)
@@ -126,6 +131,8 @@ def plan(scale: Scale, folder: str) -> list[Job]:
         jobs.append(Job(f"memory, {size} bytes", DEFAULT, "process", "memory", arguments))
     arguments = {"total": scale.whole, "folder": folder}
     jobs.append(Job("held up", DEFAULT, "process", "held_up", arguments))
+    for module in further.modules():
+        jobs += module.jobs(scale, folder)
     return jobs
 
 
@@ -148,23 +155,25 @@ def run(
         What `strongroom bench --json` writes: `schema`, `quick`, `machine`, `versions`, `build`,
         `engines` (for each its `build` and `groups`, times in seconds), `left_out` (what could
         not take part, by name, and why), `failed` (jobs that raised), `memory`, `held_up`,
-        `chunks_read`, `seconds`.
+        `chunks_read`, `jobs` (seconds that each took), `seconds`.
     """
     started = time.monotonic()
     ticks = machine.processor_times()
     document: dict[str, Any] = {"schema": SCHEMA, "quick": quick, **machine.describe(folder)}
     document |= {"engines": {}, "left_out": {}, "failed": {}, "memory": {}, "held_up": {}}
-    document["chunks_read"] = {}
+    document |= {"chunks_read": {}, "jobs": {}}
     scale = QUICK if quick else FULL
     jobs = [job for job in plan(scale, folder) if only is None or only(job)]
     for number, job in enumerate(jobs):
         if progress is not None:
             progress(number, len(jobs), job)
+        begun = time.monotonic()
         try:
             result = run_job(job)
         except JobFailed as error:
             document["failed"][f"{job.name} ({job.engine})"] = str(error)
             continue
+        document["jobs"][f"{job.name} ({job.engine})"] = round(time.monotonic() - begun, 1)
         _merge(document, job, result)
     document["machine"]["load_after"] = os.getloadavg()[0]
     document["machine"]["stolen"] = _stolen(ticks, machine.processor_times())

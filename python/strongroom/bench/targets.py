@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from . import files, process, works
+from . import files, further, process, works
 from .peers import AESGCM, AESGCM_INTO, COBBLESTONE, TINK
 
 REACHED: Final = "reached"
@@ -65,7 +65,7 @@ def control_of(groups: Groups, group: str) -> float | None:
 def rows(document: Mapping[str, Any], engine: str = "default") -> list[Row]:
     """Return all rows for one engine of a document, measured or not."""
     groups: Groups = document["engines"].get(engine, {}).get("groups", {})
-    make = _Rows(groups)
+    make = Rows(groups)
     for size, label, encrypt, decrypt in ((64, "64 B", 0.45, 0.85), (1024, "1 KiB", 0.55, 1.0)):
         del size
         for work, target in (("encrypt", encrypt), ("decrypt", decrypt)):
@@ -115,10 +115,12 @@ def rows(document: Mapping[str, Any], engine: str = "default") -> list[Row]:
             (process.COLD_DECRYPT, 0.100),
         ):
             make.difference(name, "start-up", name, process.BARE, target, "ms")
+        for module in further.modules():
+            module.rows(make, document)
     return make.rows
 
 
-def _whole(make: _Rows, document: Mapping[str, Any]) -> None:
+def _whole(make: Rows, document: Mapping[str, Any]) -> None:
     measured = document.get("memory", {})
     for size in measured or ("1 GiB",):
         peaks = measured.get(size, {})
@@ -139,18 +141,24 @@ def _whole(make: _Rows, document: Mapping[str, Any]) -> None:
         make.most(name, "10 ms", value, 0.010, "{:.1f} ms", 1e3)
 
 
-class _Rows:
-    """Collects the rows over the groups of one engine."""
+class Rows:
+    """Collects the rows over the groups of one engine.
+
+    Attributes:
+        groups: What was measured, by group and contender.
+        rows: Those so far.
+    """
 
     def __init__(self, groups: Groups) -> None:
-        self._groups = groups
+        self.groups = groups
         self.rows: list[Row] = []
 
     def time(
         self, work: str, group: str, ours: str, peer: str, target: float, *, two_cores: bool = False
     ) -> None:
-        value = ratio(self._groups, group, ours, peer)
-        control = control_of(self._groups, group) if two_cores else None
+        """Add a row: ours takes at most `target` of the peer's time."""
+        value = ratio(self.groups, group, ours, peer)
+        control = control_of(self.groups, group) if two_cores else None
         self._add(
             work,
             peer,
@@ -171,16 +179,18 @@ class _Rows:
         *,
         goal: float | None = None,
     ) -> None:
-        value = ratio(self._groups, group, peer, ours)
+        """Add a row: ours is at least `target` times as fast as the peer."""
+        value = ratio(self.groups, group, peer, ours)
         words = f"{target:g} times as fast" + (f" (goal {goal:g})" if goal else "")
-        control = control_of(self._groups, group)
+        control = control_of(self.groups, group)
         self._add(work, peer, words, value, lambda x: x >= target, "{:.2f} times", control=control)
 
     def into(
         self, work: str, group: str, ours: str, peer: str, target: float, share: float
     ) -> None:
-        value = ratio(self._groups, group, peer, ours)
-        control = control_of(self._groups, group)
+        """Add a row: as `speed`, or `share` of what two cores gave the peer, the lower counts."""
+        value = ratio(self.groups, group, peer, ours)
+        control = control_of(self.groups, group)
         bound = target if control is None else min(target, share * control)
         words = f"{target:g} times as fast, or {share:g} of the control"
         self._add(work, peer, words, value, lambda x: x >= bound, "{:.2f} times", control=control)
@@ -188,7 +198,8 @@ class _Rows:
     def difference(
         self, work: str, group: str, ours: str, peer: str, target: float, unit: str
     ) -> None:
-        over, under = median(self._groups, group, ours), median(self._groups, group, peer)
+        """Add a row: ours takes at most `target` seconds more than the peer."""
+        over, under = median(self.groups, group, ours), median(self.groups, group, peer)
         value = None if over is None or under is None else over - under
         factor = {"us": 1e6, "ms": 1e3}[unit]
         words = f"at most {target * factor:g} {unit} more"
@@ -204,6 +215,7 @@ class _Rows:
         shown: str,
         factor: float = 1,
     ) -> None:
+        """Add a row: a figure of our own, times `factor` in `shown`, is at most `bound`."""
         self._add(work, "", f"at most {target}", value, lambda x: x <= bound, shown, factor)
 
     def _add(
