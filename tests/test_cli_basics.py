@@ -129,6 +129,14 @@ def test_usage_is_exit_code_2(run: Cli, arguments: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["keys"], ["slots"]], ids=" ".join)
+def test_a_group_without_a_command_shows_its_help(run: Cli, words: list[str]) -> None:
+    result = run.fails(exitcodes.USAGE, *words)
+    assert result.stdout == b""
+    assert "\nCommands:\n" in result.stderr
+    assert "\\n" not in result.stderr
+
+
 def test_a_file_that_can_not_be_read_is_no_usage_error() -> None:
     # Whether it can is for the library to find: one such file does not end a command over many.
     assert not options.PATH.readable

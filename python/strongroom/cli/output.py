@@ -116,7 +116,9 @@ class Output:
 
     def usage(self, error: click.UsageError) -> None:
         """Report what is wrong with the command line itself."""
-        message = printable(error.format_message())
+        # A group without a command has its whole help as the message.
+        bare = type(error).__name__ == "NoArgsIsHelpError"
+        message = "a command is missing" if bare else printable(error.format_message())
         self.record(
             "error",
             status="failed",
@@ -124,7 +126,9 @@ class Output:
             error="UsageError",
             message=message,
         )
-        if error.ctx is not None:
+        if bare and error.ctx is not None:
+            _write(sys.stderr, error.ctx.get_help())
+        elif error.ctx is not None:
             _write(sys.stderr, error.ctx.get_usage())
             _write(sys.stderr, f"Try '{error.ctx.command_path} --help' for help.")
         self.warn(message)
