@@ -47,11 +47,13 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="strongroom-pg-"))
         password_file = self.directory / "password"
         password_file.write_text(self.password)
+        # A sanitizer's library (scripts/asan.sh) is for Python alone: in the server it hangs.
+        environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
         # The server refuses to be root.
-        self._user: dict[str, Any] = {}
+        self._user: dict[str, Any] = {"env": environment}
         if os.getuid() == 0:
             account = pwd.getpwnam("postgres")
-            self._user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            self._user |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             for path in (self.directory, password_file):
                 os.chown(path, account.pw_uid, account.pw_gid)
         self.data = self.directory / "data"

@@ -188,7 +188,18 @@ def test_a_compromised_key_means_encrypting_anew(cli: Cli) -> None:
     url = f"sqlite:///{cli.store}"
     with strongroom.KeyStore.open(url, strongroom.FileMasterKey(cli.key_file)) as store:
         store.compromise_key(store.get_current_key().id, rotate=True)
-    cli.fails(exitcodes.KEY_STATE, "verify", "plain.srm", "--associated-data", "name")
+    name = ("--associated-data", "name")
+    refused = cli.fails(exitcodes.KEY_STATE, "verify", "plain.srm", *name)
+    assert "--allow-compromised" in refused.stderr
+    cli.fails(exitcodes.KEY_STATE, "decrypt", "plain.srm", "-o", "x", *name)
+    cli.ok("verify", "plain.srm", "--allow-compromised", *name)
+    cli.ok("decrypt", "plain.srm", "-o", "x", "--allow-compromised", *name)
+    assert (cli.folder / "x").read_bytes() == (cli.folder / "plain").read_bytes()
+    (cli.folder / "tree").mkdir()
+    shutil.copy(cli.folder / "plain.srm", cli.folder / "tree")
+    cli.fails(exitcodes.SOME_FAILED, "verify", "-r", "tree", *name)
+    cli.ok("verify", "-r", "tree", "--allow-compromised", *name)
+    cli.ok("decrypt", "-r", "tree", "-o", "back", "--allow-compromised", *name)
     salt = strongroom.inspect(cli.folder / "plain.srm").salt
     cli.fails(exitcodes.NOT_AUTHENTIC, "rewrap", "plain.srm")
     cli.ok("rewrap", "plain.srm", "--associated-data", "name")

@@ -29,6 +29,11 @@ _suffix = click.option(
     "--suffix", default=".srm", show_default=True, help="What an encrypted file's name ends in."
 )
 _force = click.option("-f", "--force", is_flag=True, help="Replace targets that are there.")
+_allow_compromised = click.option(
+    "--allow-compromised",
+    is_flag=True,
+    help="Open under a compromised key too: whoever has it can have written this.",
+)
 
 
 def _passphrase(text: str) -> Callable[[options.F], options.F]:
@@ -80,6 +85,7 @@ def encrypt(
 @_passphrase("Open with a passphrase. Files made with -p ask for it without this, pipes do not.")
 @options.passphrase_sources
 @options.associated_data
+@_allow_compromised
 @options.keyset
 @options.store
 @options.jobs
@@ -114,6 +120,7 @@ def decrypt(
 @_passphrase("Open with a passphrase. Files made with -p ask for it without this, pipes do not.")
 @options.passphrase_sources
 @options.associated_data
+@_allow_compromised
 @options.keyset
 @options.store
 @options.jobs

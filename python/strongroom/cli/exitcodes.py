@@ -6,6 +6,7 @@ The numbers are a promise to scripts: docs/cli.md lists them, and they don't cha
 from __future__ import annotations
 
 import errno
+import re
 from typing import Final
 
 from strongroom import errors
@@ -76,4 +77,10 @@ def sentence_of(error: BaseException) -> str:
         return text
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, str(error.errno))
-    return printable(str(error)) or type(error).__name__
+    # What an argument of the library does, an option of the same name does here.
+    text = re.sub(r"\b(force|allow_compromised)=True", _as_option, str(error))
+    return printable(text) or type(error).__name__
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    return "--" + argument[1].replace("_", "-")

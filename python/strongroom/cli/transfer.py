@@ -38,6 +38,7 @@ class Transfer:
         copy: bool = False,
         suffix: str = "",
         to_terminal: bool = False,
+        allow_compromised: bool = False,
     ) -> None:
         """Take what the command line says; nothing is opened yet.
 
@@ -53,6 +54,7 @@ class Transfer:
             copy: Rewrap by writing anew.
             suffix: Of encrypted files in a tree.
             to_terminal: `-o -` was written out.
+            allow_compromised: Open what a compromised key may have written.
         """
         self._command = command
         self._out = out
@@ -65,6 +67,10 @@ class Transfer:
         self._copy = copy
         self._suffix = suffix
         self._to_terminal = to_terminal
+        # What only commands that read have.
+        self._reading: Fields = (
+            {"allow_compromised": allow_compromised} if command in ("decrypt", "verify") else {}
+        )
         self._report = Report(command, out, dry_run=dry_run)
         self._bar = ProgressBar(out, DOING[command])
 
@@ -147,10 +153,10 @@ class Transfer:
             bulk.rewrap_tree(sources, key_store, copy=self._copy, **settings)
         elif self._command == "verify":
             reader, settings["passphrase"] = self._openers.for_reading()
-            bulk.verify_tree(sources, reader, **settings)
+            bulk.verify_tree(sources, reader, **settings, **self._reading)
         elif self._command == "decrypt":
             reader, settings["passphrase"] = self._openers.for_reading()
-            bulk.decrypt_tree(sources, target or "", reader, **settings)
+            bulk.decrypt_tree(sources, target or "", reader, **settings, **self._reading)
         else:
             writer, settings["passphrase"] = self._openers.for_writing()
             bulk.encrypt_tree(sources, target or "", writer, **settings)
@@ -228,6 +234,7 @@ class Transfer:
             "associated_data": self._associated_data,
             "passphrase": passphrase,
             "progress": self._bar.callback,
+            **self._reading,
         }
 
     def _seen(self, path: str | None) -> Fields:
