@@ -9,22 +9,30 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes 10 ms to import.
-    from strongroom import bulk, errors, files, hazmat, hsm, keys, masters
+    from strongroom import bulk, database, errors, files, hazmat, hsm, keys, masters
     from strongroom._inspect import MessageInfo, SlotInfo, inspect
     from strongroom._native import __version__
+    from strongroom.database import CipherSettings, DatabaseKeyRotation, EncryptedDatabase
     from strongroom.envelope import EnvelopeEncryption
     from strongroom.errors import (
         AuditError,
         AuditIntegrityError,
+        DatabaseBusyError,
+        DatabaseCorruptError,
+        DatabaseKeyError,
+        DatabaseRecoveryError,
         DecryptionError,
+        EncryptedDatabaseError,
         FormatError,
         HSMError,
         KeyNotFoundError,
+        KeyRotatedError,
         KeyStateError,
         KeyStoreBusyError,
         KeyStoreError,
         LimitError,
         MasterKeyError,
+        NotADatabaseError,
         RotationError,
         StrongroomError,
         UnsupportedVersionError,
@@ -71,6 +79,7 @@ _HOMES = {
     # then, and says so in a sentence.
     "__version__": "strongroom._native",
     "bulk": "strongroom.bulk",
+    "database": "strongroom.database",
     "errors": "strongroom.errors",
     "files": "strongroom.files",
     "hazmat": "strongroom.hazmat",
@@ -78,21 +87,31 @@ _HOMES = {
     "HSMKeyManager": "strongroom.hsm",
     "keys": "strongroom.keys",
     "masters": "strongroom.masters",
+    **dict.fromkeys(
+        ("CipherSettings", "DatabaseKeyRotation", "EncryptedDatabase"), "strongroom.database"
+    ),
     **dict.fromkeys(("MessageInfo", "SlotInfo", "inspect"), "strongroom._inspect"),
     "EnvelopeEncryption": "strongroom.envelope",
     **dict.fromkeys(
         (
             "AuditError",
             "AuditIntegrityError",
+            "DatabaseBusyError",
+            "DatabaseCorruptError",
+            "DatabaseKeyError",
+            "DatabaseRecoveryError",
             "DecryptionError",
+            "EncryptedDatabaseError",
             "FormatError",
             "HSMError",
             "KeyNotFoundError",
+            "KeyRotatedError",
             "KeyStateError",
             "KeyStoreBusyError",
             "KeyStoreError",
             "LimitError",
             "MasterKeyError",
+            "NotADatabaseError",
             "RotationError",
             "StrongroomError",
             "UnsupportedVersionError",
@@ -142,7 +161,15 @@ __all__ = [
     "AuditError",
     "AuditIntegrityError",
     "AwsKmsMasterKey",
+    "CipherSettings",
+    "DatabaseBusyError",
+    "DatabaseCorruptError",
+    "DatabaseKeyError",
+    "DatabaseKeyRotation",
+    "DatabaseRecoveryError",
     "DecryptionError",
+    "EncryptedDatabase",
+    "EncryptedDatabaseError",
     "EncryptedPayload",
     "EnvelopeEncryption",
     "FileMasterKey",
@@ -151,6 +178,7 @@ __all__ = [
     "HSMKeyManager",
     "Key",
     "KeyNotFoundError",
+    "KeyRotatedError",
     "KeyStateError",
     "KeyStore",
     "KeyStoreBusyError",
@@ -162,6 +190,7 @@ __all__ = [
     "MemoryLockedKey",
     "MemoryStatus",
     "MessageInfo",
+    "NotADatabaseError",
     "ParallelEncryption",
     "PassphraseMasterKey",
     "Pkcs11MasterKey",
@@ -175,6 +204,7 @@ __all__ = [
     "VersionedEncryption",
     "__version__",
     "bulk",
+    "database",
     "decrypt_file",
     "encrypt_file",
     "errors",

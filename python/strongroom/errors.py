@@ -9,15 +9,22 @@ from __future__ import annotations
 __all__ = [
     "AuditError",
     "AuditIntegrityError",
+    "DatabaseBusyError",
+    "DatabaseCorruptError",
+    "DatabaseKeyError",
+    "DatabaseRecoveryError",
     "DecryptionError",
+    "EncryptedDatabaseError",
     "FormatError",
     "HSMError",
     "KeyNotFoundError",
+    "KeyRotatedError",
     "KeyStateError",
     "KeyStoreBusyError",
     "KeyStoreError",
     "LimitError",
     "MasterKeyError",
+    "NotADatabaseError",
     "RotationError",
     "StrongroomError",
     "UnsupportedVersionError",
@@ -138,6 +145,45 @@ class RotationError(StrongroomError):
     def __init__(self, message: str, *, journal: str | None = None) -> None:
         super().__init__(message)
         self.journal = journal
+
+
+class EncryptedDatabaseError(StrongroomError):
+    """An encrypted database can't be opened, adopted or rotated; the text says why."""
+
+
+class DatabaseBusyError(EncryptedDatabaseError):
+    """Another connection or another process holds the database. Nothing was changed: try again."""
+
+
+class DatabaseKeyError(EncryptedDatabaseError):
+    """No key that is here opens the database: another key store's, another keyset's."""
+
+
+class DatabaseCorruptError(EncryptedDatabaseError):
+    """The right key is here and the file is damaged: restore it from a backup."""
+
+
+class NotADatabaseError(EncryptedDatabaseError):
+    """The file is no encrypted database: plain SQLite, empty, or something else."""
+
+
+class DatabaseRecoveryError(EncryptedDatabaseError):
+    """A rotation died, and what it left must be recovered by someone who may write.
+
+    Attributes:
+        journal: Path of the rotation's intent.
+    """
+
+    def __init__(self, message: str, *, journal: str | None = None) -> None:
+        super().__init__(message)
+        self.journal = journal
+
+
+class KeyRotatedError(EncryptedDatabaseError):
+    """The database's key was rotated while this connection was open: reconnect.
+
+    Nothing that was committed is lost. It is a DB-API OperationalError as well.
+    """
 
 
 class AuditError(StrongroomError):

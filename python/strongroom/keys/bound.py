@@ -21,14 +21,14 @@ __all__ = ["BoundKeysets", "by_age"]
 class BoundKeysets(StoreBase):
     """The part of a `KeyStore` that `strongroom.database` alone uses."""
 
-    def _database_keyset(self, name: str) -> Keyset:
-        """Read a keyset of the purpose "database" anew.
+    def _database_keyset(self, name: str, *, cached: bool = False) -> Keyset:
+        """Read a keyset of the purpose "database", anew or as it was within the cache time.
 
         Raises:
             KeyNotFoundError: There is no such keyset.
             KeyStateError: Its purpose is another one, or it was destroyed.
         """
-        keyset = self._load(name)
+        keyset = self._current(name) if cached else self._load(name)
         _for_database(keyset)
         return keyset
 
@@ -44,8 +44,21 @@ class BoundKeysets(StoreBase):
         row = keyset.key(key_id)
         if not STATES[row.state].has_material:
             raise KeyStateError(f"key {key_id} is {row.state}", key_id=key_id, state=row.state)
-        with self._material._open(key_id, keyset.wrapped[key_id]) as key:
+        return self._wrapped_secret(key_id, keyset.wrapped[key_id])
+
+    def _wrapped_secret(self, key_id: str, wrapped: bytes) -> bytearray:
+        """Return the raw key, 32 bytes, of a key as the store wraps it; to be wiped.
+
+        Raises:
+            KeyStoreError: It is no key that this store wrapped.
+        """
+        with self._material._open(key_id, wrapped) as key:
             return _native.derive(key, "database")
+
+    def _figures_key(self, rotation: str) -> bytearray:
+        """Return the key, 32 bytes, of the digest that a rotation keeps of schema and rows."""
+        self._check()
+        return bytearray(_native.mac(self._root, "digest", f"database {rotation}".encode())[:32])
 
     def _bind_database(self, name: str, database_id: str, settings: str) -> Keyset:
         """Make a keyset the one of this database; done again, it does nothing.

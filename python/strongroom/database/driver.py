@@ -1,0 +1,281 @@
+"""SQLCipher, and nothing else here imports it.
+
+Keys are given by `set_key` and `reset_key`, so that none is in the text of a statement, which trace
+callbacks see. They are of exactly 32 bytes, as 64 hex digits: SQLCipher would silently take
+another length for a passphrase.
+"""
+
+# ruff: noqa: ANN401  (connections and rows are those of sqlcipher3, which has no types)
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from sqlcipher3 import dbapi2
+
+from strongroom.database.settings import CipherSettings
+from strongroom.errors import EncryptedDatabaseError, KeyRotatedError
+
+__all__ = ["Connection", "Cursor", "Guard", "code_of", "key_text", "open_with", "wipe"]
+
+BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, AUTH, NOTADB = (
+    5,
+    6,
+    8,
+    10,
+    11,
+    13,
+    14,
+    23,
+    26,
+)
+_HEX = b"0123456789abcdef"
+KEY_BYTES = 32
+
+Error = dbapi2.Error
+DatabaseError = dbapi2.DatabaseError
+
+
+def code_of(error: BaseException) -> int:
+    """Return SQLite's primary error code of an exception, 0 if it has none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def wipe(data: bytearray) -> None:
+    """Overwrite with zeros."""
+    data[:] = bytes(len(data))
+
+
+def key_text(secret: bytearray, salt: str = "") -> bytearray:
+    """Return a raw key as SQLCipher reads it, x'<64 hex digits and those of the salt>'."""
+    if len(secret) != KEY_BYTES:
+        raise ValueError(f"a raw key is {KEY_BYTES} bytes")
+    text = bytearray(2 + 2 * len(secret) + len(salt) + 1)
+    text[:2] = b"x'"
+    at = 2
+    for byte in secret:
+        text[at], text[at + 1] = _HEX[byte >> 4], _HEX[byte & 15]
+        at += 2
+    text[at:-1] = salt.encode()
+    text[-1:] = b"'"
+    return text
+
+
+class Guard:
+    """What a connection knows of its database, to say what an error of SQLite's means."""
+
+    __slots__ = ("path", "read_only", "refused", "rotated")
+
+    def __init__(self, path: str, read_only: str, rotated: Callable[[], bool]) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.rotated = rotated
+        self.refused = ""
+
+
+class _RotatedError(KeyRotatedError, dbapi2.OperationalError):  # type: ignore[misc]
+    """Both of this library and of the DB-API, so that pools know it as an error of theirs."""
+
+
+class _RefusedError(EncryptedDatabaseError, dbapi2.OperationalError):  # type: ignore[misc]
+    """Likewise."""
+
+
+for _class, _name in (
+    (_RotatedError, "KeyRotatedError"),
+    (_RefusedError, "EncryptedDatabaseError"),
+):
+    _class.__name__ = _class.__qualname__ = _name
+
+
+class Cursor(dbapi2.Cursor):  # type: ignore[misc]
+    """A cursor whose errors say when the key was rotated."""
+
+    def execute(self, *args: Any) -> Any:
+        """See sqlite3."""
+        try:
+            return super().execute(*args)
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def executemany(self, *args: Any) -> Any:
+        """See sqlite3."""
+        try:
+            return super().executemany(*args)
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def executescript(self, *args: Any) -> Any:
+        """See sqlite3."""
+        try:
+            return super().executescript(*args)
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def fetchone(self) -> Any:
+        """See sqlite3."""
+        try:
+            return super().fetchone()
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def fetchmany(self, *args: Any, **options: Any) -> Any:
+        """See sqlite3."""
+        try:
+            return super().fetchmany(*args, **options)
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def fetchall(self) -> Any:
+        """See sqlite3."""
+        try:
+            return super().fetchall()
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+    def __next__(self) -> Any:
+        """See sqlite3."""
+        try:
+            return super().__next__()
+        except (DatabaseError, MemoryError) as error:
+            _explain(self.connection, error)
+
+
+class Connection(dbapi2.Connection):  # type: ignore[misc]
+    """A connection of sqlcipher3, keyed and checked, whose errors say when the key was rotated."""
+
+    _guard: Guard | None = None
+
+    def cursor(self, factory: Any = Cursor) -> Any:
+        """See sqlite3."""
+        return super().cursor(factory)
+
+    def commit(self) -> None:
+        """See sqlite3."""
+        try:
+            super().commit()
+        except (DatabaseError, MemoryError) as error:
+            _explain(self, error)
+
+    def __exit__(self, *exception: object) -> Any:
+        """Commit or roll back, as sqlite3 does."""
+        try:
+            return super().__exit__(*exception)
+        except (DatabaseError, MemoryError) as error:
+            _explain(self, error)
+
+
+def _explain(connection: Any, error: BaseException) -> NoReturn:
+    """Raise what an error of SQLite's means on this connection."""
+    guard = getattr(connection, "_guard", None)
+    if guard is None:
+        raise error
+    code = code_of(error)
+    if code == AUTH and guard.refused:
+        refused, guard.refused = guard.refused, ""
+        raise _RefusedError(
+            f"{refused} can't be attached to {guard.path}: it would be under the same key, of "
+            "which a rotation would know nothing; open it by an EncryptedDatabase of its own"
+        ) from error
+    if (code in (NOTADB, READONLY) or isinstance(error, MemoryError)) and guard.rotated():
+        raise _RotatedError(
+            f"the key of {guard.path} was rotated: reconnect; what was committed is there"
+        ) from error
+    if code == READONLY and guard.read_only:
+        raise _RefusedError(guard.read_only) from error
+    raise error
+
+
+def open_with(
+    path: str,
+    secret: bytearray | None,
+    settings: CipherSettings,
+    *,
+    mode: str = "rw",
+    immutable: bool = False,
+    factory: Any = dbapi2.Connection,
+    **options: Any,
+) -> Any:
+    """Open a file under a raw key, without reading it yet.
+
+    Args:
+        path: The file.
+        secret: The raw key, 32 bytes; None for a plain database.
+        settings: Its cipher settings.
+        mode: SQLite's: "ro", "rw" or "rwc".
+        immutable: Look at the main file alone, as if no one wrote: locks and journals are ignored.
+        factory: The class of the connection.
+        options: Those of sqlite3.connect.
+    """
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if immutable else "")
+    connection = dbapi2.connect(uri, uri=True, factory=factory, **options)
+    try:
+        # The log would tell standard error what every try of a wrong key is.
+        connection.execute("PRAGMA cipher_log_level = NONE")
+        connection.execute("PRAGMA cipher_memory_security = ON")
+        if secret is not None:
+            text = key_text(secret, settings.salt)
+            try:
+                connection.set_key(text)
+            finally:
+                wipe(text)
+            for pragma in settings.pragmas():
+                connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def try_open(
+    path: str, secret: bytearray | None, settings: CipherSettings, **options: Any
+) -> Any | None:
+    """Open a file and read its first page; None if this key doesn't open it.
+
+    Raises:
+        sqlcipher3.DatabaseError: Anything but a wrong key: locked, damaged, out of reach.
+    """
+    connection = open_with(path, secret, settings, **options)
+    try:
+        read_first_page(connection, settings)
+    except BaseException as error:
+        connection.close()
+        if is_refusal(error, settings):
+            return None
+        raise
+    return connection
+
+
+def is_refusal(error: BaseException, settings: CipherSettings) -> bool:
+    """Tell whether an error at the first page means that it doesn't open under this key.
+
+    A plaintext header looks right under any key; then it is the rest of the page that is wrong.
+    """
+    return code_of(error) == NOTADB or (code_of(error) == CORRUPT and settings.plaintext_header > 0)
+
+
+def read_first_page(connection: Any, settings: CipherSettings) -> None:
+    """Read what takes the key: no page but the first, or with a plaintext header the schema."""
+    # Not through a factory's Cursor, whose row_factory may be the caller's.
+    cursor = dbapi2.Cursor(connection)
+    with contextlib.closing(cursor):
+        cursor.execute("PRAGMA user_version").fetchone()
+        if settings.plaintext_header:
+            # That header looks right under any key, and SQLCipher gives zeros for the rest.
+            cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
+def refuse_attached(connection: Any, guard: Guard) -> None:
+    """Refuse ATTACH of other files on a connection; VACUUM's own temporary one passes."""
+
+    def allowed(action: int, name: str | None, *_: object) -> int:
+        if action != dbapi2.SQLITE_ATTACH or name in ("", ":memory:"):
+            return int(dbapi2.SQLITE_OK)
+        guard.refused = repr(name) if name else "a file named by a parameter"
+        return int(dbapi2.SQLITE_DENY)
+
+    connection.set_authorizer(allowed)

@@ -1,0 +1,613 @@
+"""Rotating the key of a database, in thirteen steps of which each may be the last.
+
+1 the lock, a dead rotation recovered; 2 the new key in the store, pre-active; 3 the exclusive lock,
+journals settled; 4 the figures; 5 the backup; 6 the intent; 7 reset_key; 8 the WAL emptied; 9 the
+proof; 10 the new key is the primary; 11 the sidecar; 12 the intent removed; 13 closed, the backup
+removed. Both keys are in the store, and the backup beside the file, until the proof is there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from strongroom import _events
+from strongroom.database import places as files
+from strongroom.database.documents import Intent, Sidecar, Unreadable
+from strongroom.database.encrypted import DEFAULT_KEYSET, EncryptedDatabase, sqlcipher
+from strongroom.database.places import FileLock, locate
+from strongroom.database.process import Failure, Worker, now, pages_done
+from strongroom.database.recovery import (
+    Recovery,
+    busy,
+    kept_backups,
+    recover,
+    remove_backup,
+)
+from strongroom.database.sources import StoreSource
+from strongroom.errors import (
+    DatabaseBusyError,
+    DatabaseKeyError,
+    EncryptedDatabaseError,
+    KeyStateError,
+    RotationError,
+    StrongroomError,
+)
+from strongroom.keys import KeyStore, policy
+from strongroom.keys.states import SUSPENDED
+
+if TYPE_CHECKING:
+    import os as _os
+
+__all__ = ["DatabaseKeyRotation", "DatabaseStatus", "Progress", "RotationReport", "VerifyReport"]
+
+_SPARE_BYTES = 1 << 20
+_IOERR = 10
+
+
+class Progress(NamedTuple):
+    """How far a rotation is.
+
+    Attributes:
+        stage: "backup", "rekey" or "proof".
+        done: Pages rewritten.
+        total: Pages of the database.
+        rate: Pages a second, 0.0 while it isn't known.
+        seconds_left: Of the rewriting; None while it isn't known.
+    """
+
+    stage: str
+    done: int
+    total: int
+    rate: float
+    seconds_left: float | None
+
+
+class RotationReport(NamedTuple):
+    """What a rotation did.
+
+    Attributes:
+        path: The database, links resolved.
+        keyset: Its keyset.
+        old_key_id: The key that it was under.
+        new_key_id: The key that it is under.
+        pages: Page count.
+        page_size: Bytes a page.
+        rows: Rows of all tables.
+        journal_mode: "wal", "delete", ...
+        seconds: From the lock to the end.
+        exclusive_seconds: How long no other connection could read.
+        steps: Seconds each step took, by its number.
+        recovered: What was recovered before: see `Recovery.found`.
+        backup: Path of the backup if it was kept, else None.
+    """
+
+    path: str
+    keyset: str
+    old_key_id: str
+    new_key_id: str
+    pages: int
+    page_size: int
+    rows: int
+    journal_mode: str
+    seconds: float
+    exclusive_seconds: float
+    steps: dict[int, float]
+    recovered: str
+    backup: str | None
+
+
+class DatabaseStatus(NamedTuple):
+    """What is known of a database without waiting for anyone.
+
+    Attributes:
+        path: The database, links resolved.
+        keyset: Its keyset.
+        database_id: Its id, "" while it is bound to no keyset.
+        state: "ok"; "recover": a rotation died; "rotating": one is under way; "read-only": it is
+            under a deactivated key; "refused": see `detail`.
+        key_id: The key that its sidecar names, or that opened it.
+        key_state: That key's state.
+        since: When that key came to be, in seconds since 1970; 0.0 if it isn't known.
+        due: Whether the keyset's policy asks for a rotation.
+        size: Bytes, with the write-ahead log.
+        needed: Free bytes that a rotation needs.
+        free: Free bytes that are there.
+        sidecar: Whether the sidecar is there and right.
+        backups: Backups that lie beside it.
+        detail: What is wrong, in a sentence, or "".
+    """
+
+    path: str
+    keyset: str
+    database_id: str
+    state: str
+    key_id: str
+    key_state: str
+    since: float
+    due: bool
+    size: int
+    needed: int
+    free: int
+    sidecar: bool
+    backups: list[str]
+    detail: str
+
+
+class VerifyReport(NamedTuple):
+    """What was verified.
+
+    Attributes:
+        path: The database, links resolved.
+        key_id: The key that opens it.
+        pages: Pages whose HMAC and structure are right.
+        tables: How many tables it has.
+        refused: How many other keys of the keyset were tried, and did not open it.
+    """
+
+    path: str
+    key_id: str
+    pages: int
+    tables: int
+    refused: int
+
+
+class _Course:
+    """How a rotation goes: what it knows by now, for the report and for cleaning up."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.last = self.began
+        self.steps: dict[int, float] = {}
+        self.number = 0
+        self.recovered = "nothing"
+        self.old_id = self.new_id = self.rotation = self.primary_id = ""
+        self.pages = self.rows = self.page_size = 0
+        self.figures = self.journal_mode = ""
+        self.exclusive_seconds = 0.0
+
+
+class DatabaseKeyRotation:
+    """The rotation of one database's key.
+
+    The work runs in a process of its own, which dies with this one. Any crash, of either, at any
+    moment leaves a database that a key of the store opens: the next `connect`, `recover` or
+    `rotate_key` settles it.
+
+    Args:
+        db_path: The database; links are followed.
+        key_store: Its key store.
+        keyset: Its keyset.
+        busy_timeout: How long to wait for other connections, in seconds.
+        progress: Called a few times a second with a `Progress`.
+        force: Also on a network file system, whose locks may not hold.
+    """
+
+    def __init__(
+        self,
+        db_path: str | _os.PathLike[str],
+        key_store: KeyStore,
+        *,
+        keyset: str = DEFAULT_KEYSET,
+        busy_timeout: float = 30.0,
+        progress: Callable[[Progress], object] | None = None,
+        force: bool = False,
+    ) -> None:
+        if not isinstance(key_store, KeyStore):
+            raise TypeError("a rotation needs a KeyStore, which keeps the old key and the new one")
+        self._places = locate(db_path)
+        self._source = StoreSource(key_store, keyset)
+        self._database = EncryptedDatabase(db_path, key_store, keyset=keyset)
+        self._timeout = busy_timeout
+        self._progress = progress
+        self._force = force
+
+    def __repr__(self) -> str:
+        """Show what it is, and nothing secret."""
+        return f"<DatabaseKeyRotation {self._places.database}>"
+
+    def rotate_key(
+        self, *, if_due: bool = False, keep_backup: float = 0.0
+    ) -> RotationReport | None:
+        """Bring the database under a new key; nothing of it is under the old one afterwards.
+
+        Args:
+            if_due: Only if the keyset's policy says so, or the file is under a key that isn't the
+                primary; else None is returned.
+            keep_backup: For how many seconds to keep the backup, which is under the old key. The
+                first rotation or recovery after that removes it.
+
+        Raises:
+            FileNotFoundError: The database isn't there.
+            DatabaseBusyError: Another connection held it for longer than `busy_timeout`; nothing
+                was changed.
+            DatabaseKeyError: No key of the keyset opens it.
+            NotADatabaseError: It is no encrypted database.
+            EncryptedDatabaseError: Too little room, a hard link, a network file system, no rights.
+            KeyStateError: The keyset is another database's, or the key is suspended.
+            RotationError: It failed. With `journal`, what is left is for `recover`, which the next
+                `connect` does too; without, nothing was changed.
+        """
+        sqlcipher()
+        places, course = self._places, _Course()
+        self._check_before()
+        with FileLock.take(places, exclusive=True, timeout=self._timeout) as lock:
+            course.recovered = recover(places, self._source, lock, timeout=self._timeout).found
+            remove_backup(places)
+            if if_due and not self._is_due():
+                return None
+            self._check_room()
+            self._after(course, 1)
+            try:
+                self._rotate(lock, course)
+            except BaseException as error:
+                self._fail(lock, course, error)
+            backup = self._end_backup(keep_backup)
+            self._after(course, 13)
+        report = RotationReport(
+            places.database,
+            self._source.keyset,
+            course.old_id,
+            course.new_id,
+            course.pages,
+            course.page_size,
+            course.rows,
+            course.journal_mode,
+            time.monotonic() - course.began,
+            course.exclusive_seconds,
+            course.steps,
+            course.recovered,
+            backup,
+        )
+        _events.report(
+            "database.rotated",
+            database=self._source.database_id,
+            keyset=report.keyset,
+            old_key_id=report.old_key_id,
+            new_key_id=report.new_key_id,
+            seconds=round(report.seconds, 3),
+        )
+        return report
+
+    def recover(self) -> Recovery:
+        """Settle what a dead rotation left. Done twice, it does nothing.
+
+        Raises:
+            FileNotFoundError: The database isn't there.
+            DatabaseBusyError: A rotation is under way, or another connection holds the database.
+            RotationError: It can't be told what to do: nothing was written and nothing removed, and
+                the text says which file holds what.
+            EncryptedDatabaseError: No key opens it, it is no database, ...
+        """
+        sqlcipher()
+        os.stat(self._places.database)
+        with FileLock.take(self._places, exclusive=True, timeout=self._timeout) as lock:
+            return recover(self._places, self._source, lock, timeout=self._timeout)
+
+    # The steps
+
+    def _rotate(self, lock: FileLock, course: _Course) -> None:
+        places, source = self._places, self._source
+        settings = source.settings
+        with Worker(
+            "rotate", places, settings, lock, timeout=self._timeout, candidates=1
+        ) as worker:
+            sidecar = Sidecar.load(places.sidecar, source.mac)
+            course.old_id, course.primary_id = sidecar.key_id, source.primary_id
+            if source.state_of(course.old_id) == SUSPENDED:
+                raise KeyStateError(
+                    f"{places.database} is under key {course.old_id}, which is suspended: "
+                    "resume_key first",
+                    key_id=course.old_id,
+                    state=SUSPENDED,
+                )
+            worker.give([source.secret(course.old_id)])
+            if worker.answer()["found"] < 0:
+                raise DatabaseKeyError(f"key {course.old_id} does not open {places.database}")
+            self._make_key(lock, course)
+            self._after(course, 2)
+            worker.give([source.secret(course.new_id), source.store._figures_key(course.rotation)])
+            for step in (3, 4, 5):
+                worker.go()
+                values = worker.answer(lambda: self._tell("backup", course))
+                self._note(course, values)
+                self._after(course, step)
+            self._write_intent(course)
+            self._after(course, 6)
+            for step, stage in ((7, "rekey"), (8, "rekey"), (9, "proof")):
+                worker.go()
+                worker.answer(lambda stage=stage: self._tell(stage, course))  # type: ignore[misc]
+                self._after(course, step)
+            source.store._promote_rotation_key(
+                source.keyset, course.rotation, course.new_id, course.primary_id
+            )
+            self._after(course, 10)
+            new = Sidecar(source.database_id, source.keyset, course.new_id, settings)
+            files.write_durably(places, places.sidecar, new.dump(source.mac))
+            self._after(course, 11)
+            files.remove_durably(places, places.intent)
+            self._after(course, 12)
+            worker.go()
+            course.exclusive_seconds = worker.answer()["exclusive_seconds"]
+            worker.finish()
+
+    def _make_key(self, lock: FileLock, course: _Course) -> None:
+        source = self._source
+        course.rotation = secrets.token_hex(16)
+        lock.rotation = course.rotation
+        keyset = source.store._add_rotation_key(
+            source.keyset, source.database_id, course.rotation, course.old_id, course.primary_id
+        )
+        course.new_id = next(
+            row.key_id for row in keyset.keys.values() if row.rotation == course.rotation
+        )
+
+    def _write_intent(self, course: _Course) -> None:
+        source, places = self._source, self._places
+        intent = Intent(
+            rotation=course.rotation,
+            database_id=source.database_id,
+            keyset=source.keyset,
+            old_id=course.old_id,
+            new_id=course.new_id,
+            primary_id=course.primary_id,
+            wrapped=source.rows().wrapped[course.new_id].hex(),
+            settings=source.settings,
+            pages=course.pages,
+            rows=course.rows,
+            figures=course.figures,
+            journal_mode=course.journal_mode,
+            began=now(),
+        )
+        files.write_durably(places, places.intent, intent.dump(source.mac))
+
+    def _note(self, course: _Course, values: dict[str, Any]) -> None:
+        course.journal_mode = values.get("journal_mode", course.journal_mode)
+        course.page_size = values.get("page_size", course.page_size)
+        if "figures" in values:
+            course.pages, course.rows, course.figures = values["figures"]
+
+    def _after(self, course: _Course, number: int) -> None:
+        """Note that a step is done; tests stop a rotation here."""
+        moment = time.monotonic()
+        course.steps[number] = moment - course.last
+        course.last, course.number = moment, number
+        _events.report(
+            "database.rotation.step",
+            step=number,
+            steps=13,
+            database=self._source.database_id,
+            keyset=self._source.keyset,
+        )
+
+    def _tell(self, stage: str, course: _Course) -> None:
+        if self._progress is None:
+            return
+        done, rate, left = 0, 0.0, None
+        if stage == "rekey":
+            done = min(
+                course.pages, pages_done(self._places, course.journal_mode, course.page_size)
+            )
+            rate = done / max(1e-3, time.monotonic() - course.last)
+            left = (course.pages - done) / rate if done else None
+        elif stage == "proof":
+            done = course.pages
+        self._progress(Progress(stage, done, course.pages, rate, left))
+
+    # When it fails
+
+    def _fail(self, lock: FileLock, course: _Course, error: BaseException) -> None:
+        """Clean up after a failure, as far as that is certain, and raise the error for it."""
+        places, source = self._places, self._source
+        intent = os.path.lexists(places.intent)
+        ours = isinstance(error, Exception)
+        if isinstance(error, Exception):
+            _report_failure(source, course, error)
+        # Neither a Ctrl-C nor a failing disk is the moment to go on writing: after an fsync that
+        # failed, what is read back proves nothing.
+        certain = ours and not _is_io(error)
+        if certain:
+            try:
+                recover(places, source, lock, timeout=self._timeout)
+            except (StrongroomError, OSError) as second:
+                error.add_note(f"and it could not be undone: {second}")
+            intent = os.path.lexists(places.intent)
+        if isinstance(error, Failure) and error.kind == "busy":
+            raise busy(places) from None
+        if not ours or isinstance(error, EncryptedDatabaseError | KeyStateError):
+            raise error
+        left = (
+            f"both keys and {places.backup} are there; `strongroom db recover` settles it"
+            if intent
+            else "the database is as it was"
+        )
+        raise RotationError(
+            f"the rotation of {places.database} failed after step {course.number} of 13: {error}; "
+            f"{left}",
+            journal=places.intent if intent else None,
+        ) from error
+
+    def _end_backup(self, keep: float) -> str | None:
+        places = self._places
+        kept = None
+        if keep > 0:
+            kept = f"{places.backup}.{int(time.time() + keep)}"
+            os.rename(places.backup, kept)
+        remove_backup(places)
+        return kept
+
+    # What is looked at before
+
+    def _check_before(self) -> None:
+        places = self._places
+        files.refuse_unsuitable(places)
+        kind = files.network_file_system(places.database)
+        if kind and not self._force:
+            raise EncryptedDatabaseError(
+                f"{places.database} is on a network file system ({kind}), whose locks may not "
+                "hold: rotate it on the machine that has the disk, or with force=True"
+            )
+        for path in (places.directory, places.database):
+            if not os.access(path, os.W_OK):
+                raise EncryptedDatabaseError(
+                    f"{path} can't be written by this user; nothing was changed"
+                )
+        if self._source.store.read_only:
+            raise EncryptedDatabaseError("the key store was opened read-only")
+
+    def _check_room(self) -> None:
+        needed, free = self._needed(), self._free()
+        if free < needed:
+            raise EncryptedDatabaseError(
+                f"a rotation of {self._places.database} needs {needed} bytes of free disk, twice "
+                f"its size and 1 MiB, and {free} are there; nothing was changed"
+            )
+
+    def _needed(self) -> int:
+        return 2 * self._places.size() + _SPARE_BYTES
+
+    def _free(self) -> int:
+        disk = os.statvfs(self._places.directory)
+        return disk.f_bavail * disk.f_frsize
+
+    def _is_due(self) -> bool:
+        sidecar = Sidecar.load(self._places.sidecar, self._source.mac)
+        return sidecar.key_id != self._source.primary_id or self._policy_due()
+
+    def _policy_due(self) -> bool:
+        head = self._source.rows().head
+        primary = self._source.rows().primary
+        rules = policy.load(head.policy)
+        return primary is not None and rules.is_due(primary, self._source.store._now())
+
+    # Looking
+
+    def status(self) -> DatabaseStatus:
+        """Return how the database stands; it is opened for a moment, if no rotation is at work.
+
+        Raises:
+            FileNotFoundError: It isn't there.
+            KeyNotFoundError: There is no such keyset.
+        """
+        places, source = self._places, self._source
+        os.stat(places.database)
+        source.refresh()
+        try:
+            sidecar: Sidecar | None = Sidecar.load(places.sidecar, source.mac)
+        except Unreadable:
+            sidecar = None
+        key_id = sidecar.key_id if sidecar else ""
+        state, detail = self._state()
+        row = source.rows().keys.get(key_id)
+        backups = [p for p, _ in kept_backups(places)]
+        if os.path.exists(places.backup):
+            backups.append(places.backup)
+        return DatabaseStatus(
+            places.database,
+            source.keyset,
+            source.database_id,
+            state,
+            key_id,
+            row.state if row else "",
+            row.created / 1e6 if row else 0.0,
+            self._policy_due(),
+            places.size(),
+            self._needed(),
+            self._free(),
+            sidecar is not None,
+            backups,
+            detail,
+        )
+
+    def _state(self) -> tuple[str, str]:
+        import warnings
+
+        try:
+            lock = FileLock.take(self._places, exclusive=False, timeout=0.0)
+        except DatabaseBusyError:
+            return "rotating", ""
+        except OSError:
+            lock = None
+        if lock is not None:
+            lock.release()
+        if os.path.lexists(self._places.intent):
+            return "recover", "a rotation did not end: strongroom db recover"
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                self._database.connect(mode="ro", timeout=1.0, allow_compromised=True).close()
+        except (StrongroomError, OSError) as error:
+            return "refused", str(error)
+        return ("read-only", str(told[0].message)) if told else ("ok", "")
+
+    def verify(self) -> VerifyReport:
+        """Read the whole database: every page's HMAC, SQLite's structures, and no other key opens.
+
+        Raises:
+            RotationError: Something is wrong; the text says what.
+            EncryptedDatabaseError: It can't be opened.
+        """
+        import warnings
+
+        from strongroom.database import work
+
+        driver, places, source = sqlcipher(), self._places, self._source
+        os.stat(places.database)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            connection = self._database.connect(
+                mode="ro", timeout=self._timeout, allow_compromised=True
+            )
+        try:
+            work.check_pages(connection)
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (tables,) = connection.execute(
+                "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+            ).fetchone()
+        except work.Proof as error:
+            raise RotationError(f"{places.database}: {error}") from None
+        except driver.DatabaseError as error:
+            raise self._database.meaning(error) from error
+        finally:
+            connection.close()
+        sidecar = self._database._sidecar()
+        settings = self._database.settings_of(sidecar)
+        opens, refused = [], 0
+        for candidate in source.candidates(""):
+            secret = source.secret(candidate.key_id)
+            try:
+                other = driver.try_open(places.database, secret, settings, mode="ro")
+            finally:
+                driver.wipe(secret)
+            if other is None:
+                refused += 1
+            else:
+                other.close()
+                opens.append(candidate.key_id)
+        if len(opens) != 1:
+            raise RotationError(f"{places.database} opens under {len(opens)} keys, not one")
+        return VerifyReport(places.database, opens[0], pages, tables, refused)
+
+
+def _is_io(error: BaseException) -> bool:
+    if isinstance(error, Failure):
+        import errno
+
+        return (error.kind == "sqlite" and error.code == _IOERR) or (
+            error.kind == "os" and error.code == errno.EIO
+        )
+    return isinstance(error, OSError)
+
+
+def _report_failure(source: StoreSource, course: _Course, error: Exception) -> None:
+    _events.report(
+        "database.rotation.failed",
+        outcome="failure",
+        database=source.database_id,
+        keyset=source.keyset,
+        step=course.number,
+        error_type=type(error).__name__,
+    )

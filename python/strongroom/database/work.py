@@ -1,0 +1,350 @@
+"""What is done to the database's own file: in a process of its own, see child.py.
+
+There nothing opens the main file but SQLCipher, except the backup's descriptor, which is opened
+before SQLite takes its lock and closed after it is gone: closing any other descriptor of the file
+would drop the lock in silence. Nothing here knows of key stores, and no key is on record.
+"""
+
+# ruff: noqa: ANN401  (connections of sqlcipher3, which has no types)
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from strongroom.database import driver
+from strongroom.database.places import Places, own_as_database, size_of, sync_directory
+from strongroom.database.settings import CipherSettings
+
+__all__ = ["Busy", "Figures", "Proof", "Secrets", "exclusive", "figures_of", "prove"]
+
+# How long one try at the exclusive lock waits: then it lets go, and those who wait for us go on.
+_TRY_SECONDS = 0.5
+_PAUSE_SECONDS = 0.01
+_FICLONE = 0x40049409
+_COPY = 1 << 26
+_IV = 16
+# The bytes of SQLite's locks: PENDING, RESERVED and the 510 SHARED ones.
+_LOCK_START, _LOCK_LENGTH = 0x40000000, 512
+
+
+class Busy(Exception):
+    """Another connection holds the database."""
+
+
+class Proof(Exception):
+    """The file is not what it must be; the text says in what."""
+
+
+class Secrets:
+    """The raw keys of a rotation and the key of its figures, wiped at the end."""
+
+    def __init__(self, old: bytearray, new: bytearray, figures: bytearray) -> None:
+        self.old = old
+        self.new = new
+        self.figures = figures
+
+    def wipe(self) -> None:
+        """Overwrite all."""
+        for secret in (self.old, self.new, self.figures):
+            driver.wipe(secret)
+
+
+class Figures(NamedTuple):
+    """What a rotation must leave as it was.
+
+    Attributes:
+        pages: Page count.
+        rows: How many rows all tables have.
+        digest: Keyed digest over the schema and each table's rows.
+    """
+
+    pages: int
+    rows: int
+    digest: str
+
+
+def exclusive(
+    places: Places, secret: bytearray, settings: CipherSettings, timeout: float
+) -> Any | None:
+    """Open the one connection that holds the exclusive lock until it is closed.
+
+    Hot journals are rolled back and a WAL is recovered by then.
+
+    Returns:
+        The connection; None if the key doesn't open the first page.
+
+    Raises:
+        Busy: Others held the database for longer than `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        connection = driver.open_with(
+            places.database, secret, settings, timeout=min(left, _TRY_SECONDS), isolation_level=None
+        )
+        try:
+            # Before anything reads: later, the lock would be given up after each transaction.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA synchronous = EXTRA")
+            connection.execute("BEGIN EXCLUSIVE")
+            driver.read_first_page(connection, settings)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            connection.close()
+            code = driver.code_of(error)
+            if driver.is_refusal(error, settings):
+                return None
+            if code not in (driver.BUSY, driver.LOCKED):
+                raise
+            if time.monotonic() >= deadline:
+                raise Busy from None
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return connection
+
+
+def settle_journal(places: Places, connection: Any) -> str:
+    """Bring the WAL into the main file, or have the journal emptied; return the journal's mode.
+
+    Raises:
+        Busy: The WAL could not be emptied.
+    """
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode == "wal":
+        empty_wal(connection)
+        return "wal"
+    # PERSIST would keep every page under the old key.
+    (set_to,) = connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
+    if set_to != "truncate":
+        raise Proof(f"the journal's mode stays {set_to!r}")
+    return str(mode)
+
+
+def empty_wal(connection: Any) -> None:
+    """Write all of the WAL to the main file and truncate it.
+
+    Raises:
+        Busy: Another connection is in the way.
+    """
+    if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() != (0, 0, 0):
+        raise Busy
+
+
+def empty_journal(places: Places) -> None:
+    """Truncate a rollback journal that is not hot any more; the exclusive lock is held."""
+    if size_of(places.journal):
+        descriptor = os.open(places.journal, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def figures_of(connection: Any, key: bytearray) -> Figures:
+    """Count pages, and the rows of each table, and digest that with the schema.
+
+    Names of tables are not to be read beside the database, so the digest is keyed.
+    """
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    schema = connection.execute(
+        "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY type, name"
+    ).fetchall()
+    head = [
+        connection.execute(f"PRAGMA {name}").fetchone()
+        for name in ("user_version", "application_id", "encoding", "auto_vacuum")
+    ]
+    counts: dict[str, int] = {}
+    for kind, name, _, rootpage, _ in schema:
+        # Virtual tables have no root page; what they keep is in tables that do.
+        if kind == "table" and rootpage:
+            quoted = name.replace('"', '""')
+            (counts[name],) = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()  # noqa: S608
+    text = json.dumps([head, schema, counts], default=repr).encode()
+    digest = hmac.new(key, text, hashlib.sha256).hexdigest()
+    return Figures(pages, sum(counts.values()), digest)
+
+
+def check_pages(connection: Any) -> None:
+    """Check every page's HMAC, then SQLite's structures.
+
+    Raises:
+        Proof: Something is damaged.
+    """
+    check_macs(connection)
+    found = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != [("ok",)]:
+        raise Proof("integrity_check found damage in it")
+
+
+def check_macs(connection: Any) -> None:
+    """Check every page's HMAC.
+
+    Raises:
+        Proof: One does not authenticate.
+    """
+    found = connection.execute("PRAGMA cipher_integrity_check").fetchall()
+    if found:
+        raise Proof(f"cipher_integrity_check found {len(found)} damaged pages in it")
+
+
+def prove(
+    path: str,
+    secret: bytearray,
+    settings: CipherSettings,
+    key: bytearray,
+    figures: Figures | None,
+) -> None:
+    """Look at a main file alone, by a fresh connection: whole, authentic, and as it was.
+
+    Args:
+        path: The file.
+        secret: The key that must open it.
+        settings: Its cipher settings.
+        key: The key of the figures.
+        figures: What it must hold; None where it may have been written since.
+
+    Raises:
+        Proof: It isn't.
+    """
+    connection = driver.try_open(path, secret, settings, immutable=True, isolation_level=None)
+    if connection is None:
+        raise Proof("it does not open under the key that it must be under")
+    with contextlib.closing(connection):
+        if figures is not None:
+            found = figures_of(connection, key)
+            if found.pages != figures.pages:
+                raise Proof(f"it has {found.pages} pages and had {figures.pages}")
+            if found.rows != figures.rows:
+                raise Proof(f"its tables have {found.rows} rows and had {figures.rows}")
+            if found.digest != figures.digest:
+                raise Proof("its schema, or the rows of a table, are not what they were")
+        check_pages(connection)
+
+
+def prove_refused(path: str, secret: bytearray, settings: CipherSettings) -> None:
+    """Look that a key does not open a main file.
+
+    Raises:
+        Proof: It does.
+    """
+    connection = driver.try_open(path, secret, settings, immutable=True)
+    if connection is not None:
+        connection.close()
+        raise Proof("it still opens under the old key")
+
+
+def prove_no_journal(places: Places) -> None:
+    """Look that neither journal holds anything.
+
+    Raises:
+        Proof: One does.
+    """
+    for path in (places.wal, places.journal):
+        if size_of(path):
+            raise Proof(f"{path} is not empty")
+
+
+def first_page_is_authentic(descriptor: int, secret: bytearray, settings: CipherSettings) -> bool:
+    """Look at the HMAC of the first page by ourselves, after SQLCipher refused it.
+
+    A file is written over only where no key could have opened it since. (SQLCipher's layout: the
+    page ends in its IV and its HMAC, padded to the cipher's block; the HMAC is over the rest from
+    the salt or the plaintext header on, the IV, and the page number, little-endian.)
+    """
+    page = os.pread(descriptor, settings.page_size, 0)
+    name = settings.hmac_algorithm.removeprefix("HMAC_").lower()
+    kdf = settings.kdf_algorithm.removeprefix("PBKDF2_HMAC_").lower()
+    size = hashlib.new(name).digest_size
+    reserve = (_IV + size + 15) // 16 * 16
+    if len(page) != settings.page_size or settings.page_size <= reserve:
+        return False
+    salt = bytes.fromhex(settings.salt) if settings.salt else page[:16]
+    mac_key = hashlib.pbkdf2_hmac(kdf, secret, bytes(byte ^ 0x3A for byte in salt), 2, 32)
+    covered = page[settings.plaintext_header or 16 : len(page) - reserve + _IV]
+    tag = hmac.new(mac_key, covered + (1).to_bytes(4, "little"), name).digest()
+    at = len(page) - reserve + _IV
+    return hmac.compare_digest(tag, page[at : at + size])
+
+
+def copy_main_file(places: Places, source: int, size: int) -> None:
+    """Make the backup: the very bytes of the main file, durable before it has its name."""
+    temporary = f"{places.backup}.tmp"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(temporary, flags, 0o600)
+    try:
+        own_as_database(places, target)
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:
+            for offset, data in _pieces(source, target, size):
+                _write(target, data, offset)
+        if os.fstat(target).st_size != size:
+            raise Proof(f"the backup has {os.fstat(target).st_size} bytes in place of {size}")
+        os.fsync(target)
+    finally:
+        os.close(target)
+    os.rename(temporary, places.backup)
+    sync_directory(places.directory)
+
+
+def _pieces(source: int, target: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Copy inside the kernel, and give out what it won't copy."""
+    done, inside = 0, True
+    while done < size:
+        if inside:
+            try:
+                count = os.copy_file_range(source, target, min(_COPY, size - done), done, done)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+                    raise
+                inside = False
+                continue
+            if count:
+                done += count
+                continue
+        data = os.pread(source, 1 << 20, done)
+        if not data:
+            return
+        yield done, data
+        done += len(data)
+
+
+def _write(target: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def restore(places: Places, target: int) -> None:
+    """Write the backup over the main file in place, never by rename; both journals go aside.
+
+    Others may have the file open: they would go on writing to one that has no name.
+    """
+    fcntl.lockf(target, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_LENGTH, _LOCK_START)
+    for path in (places.wal, places.journal):
+        if os.path.lexists(path):
+            os.rename(path, f"{places.backup}.aside{path[len(places.database) :]}")
+    sync_directory(places.directory)
+    source = os.open(places.backup, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(source).st_size
+        offset = 0
+        while offset < size:
+            data = os.pread(source, 1 << 20, offset)
+            _write(target, data, offset)
+            offset += len(data)
+        os.ftruncate(target, size)
+        os.fsync(target)
+    finally:
+        os.close(source)
