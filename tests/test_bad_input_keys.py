@@ -384,8 +384,14 @@ except DecryptionError:
 def keyring_of(keys: list[bytes]) -> _native.Keyring:
     """A keyset of these keys, the first one its primary."""
     ids = [c.key_id(key).hex() for key in keys]
-    contents: list[tuple[str, str, str, _native.MemoryLockedKey | None]] = [
-        (name, "active" if number == 0 else "deactivated", "default", _native.MemoryLockedKey(key))
+    contents: list[tuple[str, str, str, _native.MemoryLockedKey | None, str]] = [
+        (
+            name,
+            "active" if number == 0 else "deactivated",
+            "default",
+            _native.MemoryLockedKey(key),
+            "",
+        )
         for number, (name, key) in enumerate(zip(ids, keys, strict=True))
     ]
     return _native.Keyring(lambda _missing: (ids[0], contents, 300.0))
