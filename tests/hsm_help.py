@@ -184,7 +184,7 @@ class Bare:
             id=(1).to_bytes(4) + secrets.token_bytes(12) if key_id is None else key_id,
             label=label,
             store=True,
-            capabilities=0,
+            capabilities=self.p.MechanismFlag(0),
             template=template,
         )
 
@@ -254,3 +254,10 @@ def shimmed(program: str, *arguments: object) -> str:
 
 def loads(output: str) -> Any:
     return json.loads(output)
+
+
+def open_in_worker(job: tuple[str, str, bytes]) -> bytes:
+    """What a worker process does: it opens the token itself."""
+    path, key_id, message = job
+    with HSMKeyManager(path, token_label=LABEL, pin=PIN) as manager:
+        return manager.decrypt(key_id, message)

@@ -312,14 +312,14 @@ def test_a_store_its_files_and_its_records(
     url = f"sqlite:///{tmp_path}/keys.db"
     source, target, back = tmp_path / "a", tmp_path / "a.sr", tmp_path / "b"
     source.write_bytes(secrets.token_bytes(100_000))
-    with open_master(uri) as master:
-        assert isinstance(master, Pkcs11MasterKey)
+    assert isinstance(open_master(uri), Pkcs11MasterKey)
+    with Pkcs11MasterKey(uri) as master:
         assert master.key_id == first
         with KeyStore.create(url, master) as store:
             files.encrypt_file(source, target, store)
     hsm.rotate(name)
     # The root is wrapped by the older version, which unwraps.
-    with open_master(uri) as master, KeyStore.open(url, master) as store:
+    with Pkcs11MasterKey(uri) as master, KeyStore.open(url, master) as store:
         assert master.key_id != first
         files.decrypt_file(target, back, store)
         assert back.read_bytes() == source.read_bytes()
@@ -328,7 +328,7 @@ def test_a_store_its_files_and_its_records(
         assert info.uri == uri
         store.rotate_master(first, master)
     hsm.destroy_key(first)
-    with open_master(uri) as master, KeyStore.open(url, master) as store:
+    with Pkcs11MasterKey(uri) as master, KeyStore.open(url, master) as store:
         assert [info.key_id for info in store.masters()] == [master.key_id]
 
 
@@ -336,11 +336,11 @@ def test_envelopes(backend: Backend, hsm: HSMKeyManager, tmp_path: Path) -> None
     name = label("master:")
     hsm.generate_key(name)
     uri = backend.uri(name, tmp_path / "pin")
-    with open_master(uri) as master, EnvelopeEncryption(master) as envelopes:
+    with Pkcs11MasterKey(uri) as master, EnvelopeEncryption(master) as envelopes:
         message = envelopes.encrypt(b"value", b"ad")
         assert envelopes.decrypt(message, b"ad") == b"value"
     hsm.rotate(name)
-    with open_master(uri) as master, EnvelopeEncryption(master) as envelopes:
+    with Pkcs11MasterKey(uri) as master, EnvelopeEncryption(master) as envelopes:
         assert envelopes.decrypt(message, b"ad") == b"value"
         source, target = tmp_path / "in.sr", tmp_path / "out"
         source.write_bytes(message)
@@ -355,7 +355,7 @@ def test_a_warm_envelope_makes_no_call_to_the_token(
 
     name = label("master:")
     hsm.generate_key(name)
-    with open_master(backend.uri(name, tmp_path / "pin")) as master:
+    with Pkcs11MasterKey(backend.uri(name, tmp_path / "pin")) as master:
         with EnvelopeEncryption(master) as envelopes:
             envelopes.decrypt(envelopes.encrypt(b"warm"))
 

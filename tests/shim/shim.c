@@ -144,9 +144,8 @@ static CK_RV my_C_GenerateKey(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism
                            CK_ATTRIBUTE *template, unsigned long n, CK_OBJECT_HANDLE *key) {
     int bad = hit("C_GenerateKey");
     if (bad && !fault_after) return fault_code;
-    CK_BBOOL yes = CK_TRUE;
     for (unsigned long i = 0; lie_extractable && i < n; i++)
-        if (template[i].type == CKA_EXTRACTABLE) template[i].pValue = &yes;
+        if (template[i].type == CKA_EXTRACTABLE) *(CK_BBOOL *)template[i].pValue = CK_TRUE;
     CK_RV rv = real->C_GenerateKey(session, mechanism, template, n, key);
     return bad ? fault_code : rv;
 }

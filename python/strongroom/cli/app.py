@@ -82,6 +82,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         "verify": ("strongroom.cli.data:verify", "Check that messages authenticate."),
         "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
         "slots": ("strongroom.cli.slots:slots", "Let further keys and masters open a file."),
+        "hsm": ("strongroom.cli.hsm:hsm", "Tokens and their keys: make, rotate, destroy, test."),
         "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
         "doctor": ("strongroom.cli.doctor:doctor", "Show engine, threads, memory and store."),
         "bench": ("strongroom.cli.bench:bench", "Measure this machine beside the peers."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from strongroom import _native
@@ -18,9 +20,9 @@ MAX_MESSAGES = 2**32
 # What a process takes from the store at once, and loses when it dies.
 LEASE = 2**20
 
-# Without a store: of all managers and masters of this process.
-_written: dict[str, int] = {}
-_lock = threading.Lock()
+# Without a store: of all managers and masters of this process. `next` of a counter is one step of
+# the interpreter, so that neither another thread nor a signal handler comes between.
+_written: dict[str, Iterator[int]] = {}
 
 
 class Counts:
@@ -29,9 +31,9 @@ class Counts:
     def __init__(self, key_store: KeyStore | None) -> None:
         """Take the store, which stays the caller's to close."""
         self._key_store = key_store
-        self._left: dict[str, int] = {}
+        self._left: dict[str, Iterator[int]] = {}
         self._process = _native.process_generation()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def take(self, key_id: str) -> None:
         """Count one message before it is written.
@@ -41,41 +43,28 @@ class Counts:
             KeyStoreError: The store can't be written to.
         """
         if self._key_store is None:
-            self._take_here(key_id)
-            return
-        if self._process != _native.process_generation():
-            # What the parent leased is the parent's, and so may be its lock.
-            self._lock = threading.Lock()
-            self._left = {}
-            self._process = _native.process_generation()
-        with self._lock:
-            left = self._left.get(key_id, 0)
-            if left == 0:
-                left = self._key_store.lease_messages(key_id, LEASE, MAX_MESSAGES)
-            self._left[key_id] = left - 1
-
-    def _take_here(self, key_id: str) -> None:
-        # A loss between reading and writing would need a switch of threads between two bytecodes
-        # of the same expression; the lock is cheaper than the argument.
-        with _lock:
-            written = _written.get(key_id, 0)
-            if written >= MAX_MESSAGES:
+            counter = _written.get(key_id) or _written.setdefault(key_id, itertools.count())
+            if next(counter) >= MAX_MESSAGES:
                 raise LimitError(
                     f"the token's key {key_id} has written all the {MAX_MESSAGES} messages that "
                     "it may: rotate it"
                 )
-            _written[key_id] = written + 1
+            return
+        if self._process != _native.process_generation():
+            # What the parent leased is the parent's, and so may be its lock.
+            self._lock = threading.RLock()
+            self._left = {}
+            self._process = _native.process_generation()
+        if next(self._left.get(key_id, _NONE), None) is None:
+            self._lease(key_id, self._key_store)
+
+    def _lease(self, key_id: str, key_store: KeyStore) -> None:
+        """Take a lease, and one message of it."""
+        with self._lock:
+            # Another thread may have taken one meanwhile.
+            if next(self._left.get(key_id, _NONE), None) is None:
+                granted = key_store.lease_messages(key_id, LEASE, MAX_MESSAGES)
+                self._left[key_id] = iter(range(granted - 1))
 
 
-def _unlock_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-def _register() -> None:
-    import os
-
-    os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-_register()
+_NONE: Iterator[int] = iter(())

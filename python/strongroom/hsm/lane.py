@@ -148,6 +148,12 @@ class Lane:
             raise HSMError("the token's AES-GCM gave another number of bytes than it takes")
         return bytes(self._nonce), sealed
 
+    @property
+    def nonce_changed(self) -> bool:
+        """Whether the token put a nonce of its own into the last `seal`, or its inverse."""
+        given = self._nonces[self._next - NONCE_LEN : self._next]
+        return bytes(self._nonce) != given
+
     def open(self, key_id: str, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
         """The inverse of `seal`; None where it does not authenticate.
 

@@ -21,6 +21,8 @@ from strongroom.masters import wrapped
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from strongroom.hsm.selftest import Check
+
 __all__ = ["HSMKeyManager"]
 
 MAGIC = b"SR\x02\x03"
@@ -196,6 +198,16 @@ class HSMKeyManager(OpenToken):
 
         self._run(work)
         _events.report("hsm.key.destroyed", key_id=key_id)
+
+    def self_test(self) -> list[Check]:
+        """Try what the library needs of a token, with two keys that are destroyed again.
+
+        Raises:
+            HSMError: The token is out of reach.
+        """
+        from strongroom.hsm.selftest import run_checks
+
+        return self._run(run_checks)
 
     def _make(self, lane: Lane, key_id: bytes, label: str) -> str:
         from strongroom.hsm import binding

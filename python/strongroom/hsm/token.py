@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 # Sessions of a token whose module is thread-safe. More than the cores of most machines; few enough
 # for devices that have sixteen.
 POOL = 8
+# As long as a token is looked for that is not there.
+LOOK_SECONDS = 0.4
 
 
 class Choice:
@@ -90,6 +93,7 @@ class Token:
         self.name = f"token {slot.label!r}"
         self.users = 0
         self._slot: Slot | None = slot
+        self._slot_epoch = self._now()
         self._pin: pins.HeldPin | None = None
         self._source: Callable[[], str | bytes | bytearray] | None = None
         # The session that logged in; in the ordinary case the first lane's, and the only one.
@@ -137,7 +141,7 @@ class Token:
                 raise HSMError(
                     f"{self.name} is open in this process already, by another PIN than this one"
                 )
-        elif not self._alive():
+        elif not self.alive():
             self._pin = None  # One of a parent, if any.
             self._log_in(text)
         self.users += 1
@@ -154,7 +158,8 @@ class Token:
         self.module.tokens.pop(self.identity, None)
         _events.report("hsm.session.closed", token=self.label)
 
-    def _alive(self) -> bool:
+    def alive(self) -> bool:
+        """Whether the login stands, in this process."""
         return self._session is not None and self._session_epoch == self._now()
 
     def _now(self) -> tuple[int, int]:
@@ -221,12 +226,12 @@ class Token:
         return binding.open_session(slot, write=not self._read_only, pin=None)
 
     def _find_slot(self) -> Slot:
-        if self._slot is None or self._session_epoch != self._now():
+        if self._slot is None or self._slot_epoch != self._now():
             choice = Choice(label=self.label, serial=self.serial)
             found = choice.among(self.module.slots(), self.module.path)
             if found is None:
                 raise Fault(codes.TOKEN_NOT_PRESENT)
-            self._slot = found
+            self._slot, self._slot_epoch = found, self._now()
         return self._slot
 
     def _drop(self) -> None:
@@ -265,7 +270,7 @@ class Token:
             lane.enter()
             try:
                 if not self._current(lane):
-                    fresh = not self._alive()
+                    fresh = not self.alive()
                     self._ready()
                 return operation(lane)
             except Fault as error:
@@ -281,7 +286,7 @@ class Token:
 
     def _ready(self) -> None:
         """Give the first lane its session, which is the one that logs in."""
-        if not self._alive():
+        if not self.alive():
             self._log_in()
         assert self._slot is not None  # noqa: S101 - found by _log_in
         self._lane.use(self._session, (self._epoch, self._now()), has_rng=self._slot.has_rng)
@@ -327,8 +332,8 @@ class Token:
 
     def _restart(self) -> None:
         self._drop()
-        self.module.reinitialize()
-        self._slot = None
+        found = _look_again(self.module, Choice(label=self.label, serial=self.serial))
+        self._slot, self._slot_epoch = found, self._now()
 
     # --- A thread-safe module's sessions --------------------------------------------------------
 
@@ -352,7 +357,7 @@ class Token:
     def _ready_pooled(self, lane: Lane) -> None:
         from strongroom.hsm import binding
 
-        if not self._alive():
+        if not self.alive():
             self._log_in()
         slot = self._find_slot()
         session = binding.open_session(slot, write=not self._read_only, pin=None)
@@ -413,9 +418,8 @@ def open_token(module: Module, choice: Choice, pin: PinSource, timeout: float) -
 
 def _open(module: Module, choice: Choice, pin: PinSource) -> Token:
     slot = choice.among(module.slots(), module.path)
-    if slot is None and not _in_use(module) and module.reinitialize():
-        # Modules list their slots at C_Initialize: a token that came later is seen after another.
-        slot = choice.among(module.slots(), module.path)
+    if slot is None and not _in_use(module):
+        slot = _look_again(module, choice)
     if slot is None:
         raise HSMError(f"{module.path} has not {choice}")
     token = module.tokens.get((slot.serial, slot.label)) or Token(module, slot)
@@ -424,5 +428,20 @@ def _open(module: Module, choice: Choice, pin: PinSource) -> Token:
     return token
 
 
+def _look_again(module: Module, choice: Choice) -> Slot | None:
+    """Look for a token after another C_Initialize, when modules list their tokens.
+
+    One that came later is seen then. SoftHSM also leaves a token out while another process writes
+    to it, as each login does: 26 of 400 openings by four processes at once did not see it.
+    """
+    deadline = time.monotonic() + LOOK_SECONDS
+    while module.reinitialize():
+        slot = choice.among(module.slots(), module.path)
+        if slot is not None or time.monotonic() > deadline:
+            return slot
+        time.sleep(LOOK_SECONDS / 20)
+    return None
+
+
 def _in_use(module: Module) -> bool:
-    return any(token.users for token in module.tokens.values())
+    return any(token.alive() for token in module.tokens.values())

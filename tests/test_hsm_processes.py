@@ -1,0 +1,183 @@
+"""Tokens under threads and forks: no crash, no hang, no wrong result, on both tokens."""
+
+from __future__ import annotations
+
+import pytest
+from hsm_help import Backend, label
+from hsm_help import backend as backend
+
+THREADS = """
+threads, count, thread_safe = int(arguments[1]), int(arguments[2]), arguments[3] == "pool"
+with open_manager(thread_safe=thread_safe) as hsm:
+    data, master = hsm.generate_key(arguments[0]), hsm.generate_key("master:" + arguments[0])
+    key = MemoryLockedKey.generate()
+    wrapped = hsm.wrap_key(master, key)
+    wrong, nonces = [], []
+    def work(number):
+        own = []
+        try:
+            for step in range(count // 2):
+                plaintext = b"%d %d" % (number, step)
+                message = hsm.encrypt(data, plaintext, b"ad")
+                own.append(message[20:32])
+                if hsm.decrypt(data, message, b"ad") != plaintext: wrong.append((number, step))
+                if step % 100 == 0:
+                    back = hsm.unwrap_key(master, wrapped, key.key_id)
+                    if back.key_id != key.key_id: wrong.append((number, step))
+                if step % 500 == 0: hsm.find(arguments[0])
+        except BaseException as error:
+            wrong.append(repr(error))
+        nonces.extend(own)
+    every = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in every: thread.start()
+    for thread in every: thread.join()
+    assert not wrong, wrong[:5]
+    assert len(set(nonces)) == len(nonces) == threads * (count // 2)
+"""
+
+
+def test_eight_threads(backend: Backend) -> None:
+    backend.python(THREADS, label(), 8, 5000, "one session")
+
+
+def test_eight_threads_with_a_session_each() -> None:
+    Backend("kryoptic").python(THREADS, label(), 8, 2000, "pool")
+
+
+FORKS = """
+import signal
+forks, thread_safe = int(arguments[1]), arguments[2] == "pool"
+hsm = open_manager(pin=lambda: PIN, thread_safe=thread_safe)
+data = hsm.generate_key(arguments[0])
+before = hsm.encrypt(data, b"before")
+stop, wrong = threading.Event(), []
+def work():
+    try:
+        while not stop.is_set():
+            if hsm.decrypt(data, hsm.encrypt(data, b"thread")) != b"thread": wrong.append("result")
+    except BaseException as error:
+        wrong.append(repr(error))
+every = [threading.Thread(target=work) for _ in range(8)]
+for thread in every: thread.start()
+nonces = set()
+for number in range(forks):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Far more than a child needs on a busy machine; without one a hang would last for ever.
+        signal.alarm(30)
+        code = 1
+        try:
+            message = hsm.encrypt(data, b"child")
+            right = hsm.decrypt(data, message) == b"child"
+            right = right and hsm.decrypt(data, before) == b"before"
+            os.write(write, message[20:32])
+            if number % 3 == 0:
+                with open_manager() as own: right = right and bool(own.find(arguments[0]))
+            if number % 5 == 0:
+                # A fork in the fork.
+                grandchild = os.fork()
+                if grandchild == 0:
+                    os._exit(0 if hsm.decrypt(data, before) == b"before" else 1)
+                right = right and os.waitpid(grandchild, 0)[1] == 0
+            code = 0 if right else 2
+        except BaseException as error:
+            print("child", repr(error), flush=True)
+        finally:
+            os._exit(code)
+    os.close(write)
+    nonces.add(os.read(read, 12))
+    os.close(read)
+    status = os.waitpid(child, 0)[1]
+    if status: wrong.append(("child", number, status))
+stop.set()
+for thread in every: thread.join()
+assert not wrong, wrong[:5]
+assert len(nonces) == forks
+assert hsm.decrypt(data, before) == b"before"
+hsm.close()
+"""
+
+
+def test_forks_while_eight_threads_are_at_work(backend: Backend) -> None:
+    assert backend.python(FORKS, label(), 30, "one session") == ""
+
+
+def test_forks_while_eight_threads_have_a_session_each() -> None:
+    assert Backend("kryoptic").python(FORKS, label(), 30, "pool") == ""
+
+
+def test_a_pin_is_not_inherited(backend: Backend) -> None:
+    program = """
+hsm = open_manager()
+data = hsm.generate_key(arguments[0])
+message = hsm.encrypt(data, b"x")
+if os.fork() == 0:
+    try: hsm.decrypt(data, message)
+    except HSMError as error: assert "fork" in str(error), error
+    else: os._exit(1)
+    # Whoever gives it again opens the token for all that the child inherited.
+    with open_manager() as own: assert own.decrypt(data, message) == b"x"
+    assert hsm.decrypt(data, message) == b"x"
+    os._exit(0)
+assert os.wait()[1] == 0
+assert hsm.decrypt(data, message) == b"x"
+"""
+    backend.python(program, label())
+
+
+def test_a_child_that_closes_leaves_the_parent_alone(backend: Backend) -> None:
+    program = """
+hsm = open_manager(pin=lambda: PIN)
+data = hsm.generate_key(arguments[0])
+for use in (True, False):
+    if os.fork() == 0:
+        if use: hsm.encrypt(data, b"x")
+        hsm.close()
+        sys.exit()  # An ordinary end, with all destructors.
+    assert os.wait()[1] == 0
+    assert hsm.decrypt(data, hsm.encrypt(data, b"x")) == b"x"
+"""
+    backend.python(program, label())
+
+
+def test_a_child_killed_in_the_middle(backend: Backend) -> None:
+    program = """
+import random, signal
+hsm = open_manager(pin=lambda: PIN)
+data = hsm.generate_key(arguments[0])
+before = hsm.encrypt(data, b"before")
+seed = random.SystemRandom().randrange(2**32)
+choose = random.Random(seed)
+for _ in range(10):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        while True:
+            hsm.encrypt(data, b"child")
+            os.write(write, b".")
+    os.close(write)
+    for _ in range(choose.randrange(1, 60)): os.read(read, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    assert hsm.decrypt(data, before) == b"before", seed
+    assert hsm.decrypt(data, hsm.encrypt(data, b"after")) == b"after", seed
+"""
+    backend.python(program, label())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(backend: Backend, method: str) -> None:
+    program = """
+import multiprocessing
+if __name__ == "__main__":
+    with open_manager() as hsm:
+        data = hsm.generate_key(arguments[0])
+        message = hsm.encrypt(data, b"x")
+        from hsm_help import open_in_worker
+        with multiprocessing.get_context(arguments[1]).Pool(2) as pool:
+            found = pool.map(open_in_worker, [(path, data, message)] * 6)
+        assert found == [b"x"] * 6, found
+"""
+    backend.python(program, label(), method)
