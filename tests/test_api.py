@@ -258,6 +258,14 @@ def test_sizes_out_of_range(secure, parallel, n):
         strongroom.set_num_threads(n)
 
 
+def test_the_longest_envelope_has_2_to_the_38_chunks(parallel):
+    # The last one is shorter than 16 KiB.
+    longest = 2**38 * 2**14 - 1
+    assert parallel.encrypted_size(longest) == 184 + longest + 2**38 * 16
+    with pytest.raises(LimitError):
+        parallel.encrypted_size(longest + 1)
+
+
 def test_engines_read_each_other():
     program = """
 import json, os, strongroom

@@ -168,7 +168,8 @@ def jobs(command: F) -> F:
         "-j",
         "--jobs",
         metavar="N",
-        type=click.IntRange(min=1),
+        # The most that set_num_threads takes.
+        type=click.IntRange(1, 1024),
         help="Work on this many files at once [default: the CPUs].",
     )(command)
 

@@ -186,10 +186,11 @@ impl StreamKey {
     }
 }
 
-/// Bytes of the chunks of a message of `len` bytes, without its prefix; None past `u64`.
+/// Bytes of the chunks of a message of `len` bytes, without its prefix; None where it would have
+/// more than 2^38 of them.
 pub fn sealed_len(len: u64) -> Option<u64> {
-    let tags = (len / CHUNK_LEN as u64 + 1).checked_mul(TAG_LEN as u64)?;
-    len.checked_add(tags)
+    let chunks = len / CHUNK_LEN as u64 + 1;
+    (chunks <= CHUNKS_MAX).then(|| len + chunks * TAG_LEN as u64)
 }
 
 /// Plaintext bytes of the message whose chunks take `sealed` bytes.

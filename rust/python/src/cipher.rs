@@ -154,8 +154,7 @@ const PAGE: usize = 4096;
 pub fn envelope_len(plaintext: u64) -> Result<u64> {
     let header = envelope::header_len(std::iter::once(SLOT_KEYSET_LEN)) as u64;
     stream::sealed_len(plaintext)
-        .and_then(|sealed| sealed.checked_add(header))
-        .filter(|len| i64::try_from(*len).is_ok())
+        .map(|sealed| header + sealed)
         .ok_or_else(|| Error::Limit(format!("{plaintext} bytes are more than an envelope holds")))
 }
 
