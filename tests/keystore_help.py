@@ -92,6 +92,8 @@ TABLES = (
     "strongroom_uses",
     "strongroom_usage",
     "strongroom_leases",
+    "strongroom_backups",
+    "strongroom_held",
 )
 
 

@@ -179,7 +179,7 @@ def test_15_key_states(cli: Cli) -> None:
         store.resume_key(old)
         store.suspend_key(store.get_current_key().id)
     cli.fails(exitcodes.KEY_STATE, "encrypt", "plain", "-o", "x")
-    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", old, "--yes")
+    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", old, "--yes", "--after", "0")
     assert not (cli.folder / "x").exists()
 
 

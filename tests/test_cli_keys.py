@@ -145,7 +145,7 @@ def test_new_activate_rotate_retire_destroy(cli: Cli) -> None:
     # Retired just now: another process may still encrypt under its cached copy.
     fourth = one_id(cli.ok("keys", "rotate"))
     assert states(cli)[third] == "deactivated"
-    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", third, "--yes")
+    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", third, "--yes", "--after", "0")
     assert states(cli)[fourth] == "active"
 
 

@@ -411,22 +411,22 @@ def test_an_enforced_policy_ends_encryption_not_decryption(place: Place, clock: 
 
 def test_what_is_due(store: KeyStore, clock: Clock) -> None:
     day = 86_400
-    assert store.due() == ([], [])
+    assert store.due()[:2] == ([], [])
     assert store.stats()["days_to_next_rotation"] is None
     store.create_keyset("p", policy=Policy(originator_seconds=30 * day, recipient_seconds=90 * day))
     first = store.get_current_key("p")
     clock.seconds += 29 * day
-    assert store.due() == ([], [])
+    assert store.due()[:2] == ([], [])
     assert store.stats()["days_to_next_rotation"] == pytest.approx(1)
     clock.seconds += 1 * day
-    assert store.due() == (["p"], [])
+    assert store.due()[:2] == (["p"], [])
     store.rotate("p", if_due=True)
-    assert store.due() == ([], [])
+    assert store.due()[:2] == ([], [])
     clock.seconds += 60 * day
-    assert store.due() == (["p"], [first])
+    assert store.due()[:2] == (["p"], [first])
     store.rotate("p")
     store.destroy_key(first.id, force=True)
-    assert store.due() == ([], [])
+    assert store.due()[:2] == ([], [])
     stats = store.stats()
     assert (stats["keysets"], stats["keys_active"], stats["keys_deactivated"]) == (2, 2, 1)
     assert (stats["keys_destroyed"], stats["keys_pre_active"], stats["due_rotations"]) == (1, 0, 0)

@@ -59,6 +59,7 @@ def fill(place: Place) -> Place:
         store.add_master(FileMasterKey.create(place.directory / "second.key"), recovery=True)
         store.lease_messages("ab" * 16, 10, 100)
         store.lease_messages("cd" * 16, 20, 100)
+        store.backup(place.directory / "backup.db")
         forget(store)
     return place
 
@@ -196,8 +197,8 @@ DAMAGE: dict[str, Callable[[Place], object]] = {
     ),
     "a key doubled": _run(
         "INSERT INTO strongroom_keys SELECT 'ff' || substr(key_id, 3), keyset, 99, state, since, "
-        "created, activated, deactivated, reason, rotation, mac FROM strongroom_keys "
-        "WHERE state = 'pre-active'"
+        "created, activated, deactivated, reason, rotation, destroy_after, mac "
+        "FROM strongroom_keys WHERE state = 'pre-active'"
     ),
     "a keyset renamed": _run("UPDATE strongroom_keysets SET name = 'x' WHERE name = 'other'"),
     "a keyset renamed with its keys": lambda place: [
@@ -363,6 +364,8 @@ class Victim:
                     store.check()
                     keys = [(k.id, k.state, k.generation, k.keyset) for k in store.list_keys()]
                     assert VersionedEncryption(store).decrypt(self.message) == b"value"
+                    # Where nothing was noticed the usage figures would be written at the end.
+                    store._given.clear()
                 finally:
                     forget(store)
             assert keys == self.keys, what

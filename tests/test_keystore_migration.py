@@ -20,7 +20,7 @@ DROPPED = {
 OLD = tuple(
     sql.Table(t.name, tuple(c for c in t.columns if c.name not in DROPPED.get(t.name, [])))
     for t in sql.TABLES
-    if t not in (sql.USAGE, sql.LEASES)
+    if t not in (sql.USAGE, sql.LEASES, sql.BACKUPS, sql.HELD)
 )
 
 

@@ -64,6 +64,8 @@ EVENTS = {
     "key.imported": Event(KEY, 13, INFO, "key taken into the store"),
     "key.compromised_use": Event(KEY, 14, HIGH, "compromised key used, as allowed by the caller"),
     "key.limit": Event(KEY, 15, MEDIUM, "key near or at its limit of messages"),
+    "key.destruction_scheduled": Event(KEY, 16, MEDIUM, "key to be destroyed after a time"),
+    "key.destruction_cancelled": Event(KEY, 17, INFO, "key not to be destroyed after all"),
     "keyset.created": Event(KEY, 20, INFO, "keyset made"),
     "keyset.destroyed": Event(KEY, 21, MEDIUM, "all keys of a keyset destroyed"),
     "keyset.policy": Event(KEY, 22, INFO, "policy of a keyset changed"),

@@ -77,6 +77,10 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
             "List, add, remove, rotate and test the store's masters.",
         ),
         "keys": ("strongroom.cli.keys:keys", "List, make, rotate, retire and destroy keys."),
+        "store": (
+            "strongroom.cli.stores:store",
+            "Back up, restore, check and migrate the key store.",
+        ),
         "encrypt": ("strongroom.cli.data:encrypt", "Encrypt files, trees or stdin."),
         "decrypt": ("strongroom.cli.data:decrypt", "Decrypt files, trees or stdin."),
         "verify": ("strongroom.cli.data:verify", "Check that messages authenticate."),

@@ -91,7 +91,13 @@ def doctor(
 
 def _check_store(named: str | None, master: str | None, source: PassphraseSource) -> dict[str, Any]:
     url = store_url(named)
-    found: dict[str, Any] = {"url": url, "status": "ok", "message": None, "keysets": None}
+    found: dict[str, Any] = {
+        "url": url,
+        "status": "ok",
+        "message": None,
+        "keysets": None,
+        "not_backed_up": None,
+    }
     path = store_path(url)
     if named is None and path is not None and not os.path.lexists(path):
         return {**found, "status": "absent", "message": "`strongroom init` makes one"}
@@ -101,6 +107,7 @@ def _check_store(named: str | None, master: str | None, source: PassphraseSource
             return {**found, "status": "not opened", "message": "it needs a passphrase"}
         with open_store(named, master, source) as key_store:
             found["keysets"] = len(key_store.keysets())
+            found["not_backed_up"] = len(key_store.due().back_up)
     except Exception as error:
         found |= {"status": "failed", "message": sentence_of(error), "code": code_of(error)}
     return found
@@ -110,6 +117,8 @@ def _store_words(found: dict[str, Any]) -> str:
     words = f"{found['url']}: {found['status']}"
     if found["keysets"] is not None:
         words += f", {plural(found['keysets'], 'keyset')}"
+    if found["not_backed_up"]:
+        words += f", {plural(found['not_backed_up'], 'active key')} in no backup"
     return words if found["message"] is None else f"{words}: {found['message']}"
 
 

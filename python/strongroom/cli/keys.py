@@ -1,4 +1,7 @@
-"""`strongroom keys`: list, new, activate, rotate, retire, destroy."""
+"""`strongroom keys`: what keys there are, what is due, and new ones.
+
+The commands that change the state of a key are in key_states.py.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strongroom.cli import exitcodes, options
+from strongroom.cli import exitcodes, key_records, key_states, options
 from strongroom.cli.exitcodes import CliError
-from strongroom.cli.output import Output, printable
+from strongroom.cli.output import Output, plural, printable
 from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.store import open_store
-from strongroom.cli.terminal import ask_yes
 
 if TYPE_CHECKING:
-    from strongroom.keys import Key
+    from strongroom.keys import Policy
 
 
 @click.group()
@@ -35,15 +37,23 @@ def list_(
     passphrase_source: PassphraseSource,
     keyset: str | None,
 ) -> int:
-    """List keys: id, keyset, state, generation and when they were made."""
+    """List keys: id, keyset, state, generation and when they were made; with --json all of it."""
     with open_store(store, master, passphrase_source) as key_store:
         found = key_store.list_keys(keyset)
-    for key in found:
-        _record(out, key)
+        if out.json:
+            inventory = key_records.Inventory(key_store)
+            for key in found:
+                key_records.record(out, key, **inventory.fields(key))
     out.table(
         ("KEY ID", "KEYSET", "STATE", "GENERATION", "CREATED"),
         [
-            (key.id, printable(key.keyset), key.state, str(key.generation), _time(key))
+            (
+                key.id,
+                printable(key.keyset),
+                key.state,
+                str(key.generation),
+                key.created.isoformat(timespec="seconds"),
+            )
             for key in found
         ],
     )
@@ -51,7 +61,70 @@ def list_(
 
 
 @keys.command()
+@options.passphrase_sources
+@options.store
+@options.common
+@click.pass_obj
+def due(
+    out: Output, store: str | None, master: str | None, passphrase_source: PassphraseSource
+) -> int:
+    """List the keys that something is due for: rotate, reencrypt, destroy, back up."""
+    with open_store(store, master, passphrase_source) as key_store:
+        inventory = key_records.Inventory(key_store)
+        found = [
+            (key, reasons) for key in key_store.list_keys() if (reasons := inventory.reasons(key))
+        ]
+        for key, _ in found:
+            key_records.record(out, key, **inventory.fields(key))
+    if not found:
+        out.note("nothing is due")
+        return exitcodes.OK
+    out.table(
+        ("KEY ID", "KEYSET", "STATE", "DUE"),
+        [(key.id, printable(key.keyset), key.state, ", ".join(reasons)) for key, reasons in found],
+    )
+    return exitcodes.OK
+
+
+@keys.command()
+@click.option("--metrics", is_flag=True, help="In the text format of Prometheus.")
+@options.passphrase_sources
+@options.store
+@options.common
+@click.pass_obj
+def stats(
+    out: Output,
+    store: str | None,
+    master: str | None,
+    passphrase_source: PassphraseSource,
+    metrics: bool,
+) -> int:
+    """Show figures: keys by state, what is due, days to the next rotation, calls to masters."""
+    with open_store(store, master, passphrase_source) as key_store:
+        figures = key_store.stats()
+        text = key_store.metrics() if metrics else ""
+    if metrics:
+        if out.json:
+            raise click.UsageError("--metrics and --json exclude each other")
+        out.line(text.rstrip("\n"))
+        return exitcodes.OK
+    out.record("stats", status="ok", figures=figures)
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        shown = "none" if value is None else f"{value:.1f}" if isinstance(value, float) else value
+        out.line(f"{name.replace('_', ' ').ljust(width)}  {shown}")
+    return exitcodes.OK
+
+
+@keys.command()
 @click.option("--create", is_flag=True, help="Make the keyset too; its first key is active.")
+@click.option(
+    "--purpose",
+    type=click.Choice(("data", "database", "names", "audit")),
+    default="data",
+    show_default=True,
+    help="With --create: what the keyset is for.",
+)
 @options.keyset
 @options.passphrase_sources
 @options.store
@@ -64,34 +137,25 @@ def new(
     passphrase_source: PassphraseSource,
     keyset: str,
     create: bool,
+    purpose: str,
 ) -> int:
     """Make a new key, which encrypts nothing until `keys activate` makes it the primary."""
+    if purpose != "data" and not create:
+        raise click.UsageError("--purpose is the keyset's: it goes with --create")
     with open_store(store, master, passphrase_source) as key_store:
-        key = key_store.create_keyset(keyset) if create else key_store.generate_new_key(keyset)
-    _show(out, key)
+        if create:
+            key = key_store.create_keyset(keyset, purpose=purpose)
+        else:
+            key = key_store.generate_new_key(keyset)
+    key_records.show(out, key)
     return exitcodes.OK
 
 
 @keys.command()
-@click.argument("key_id", metavar="KEYID")
-@options.passphrase_sources
-@options.store
-@options.common
-@click.pass_obj
-def activate(
-    out: Output,
-    store: str | None,
-    master: str | None,
-    passphrase_source: PassphraseSource,
-    key_id: str,
-) -> int:
-    """Make a new key the primary of its keyset; the old primary decrypts only from then on."""
-    with open_store(store, master, passphrase_source) as key_store:
-        _show(out, key_store.activate_key(key_id))
-    return exitcodes.OK
-
-
-@keys.command()
+@click.option("--due", is_flag=True, help="Every keyset whose policy says that it is due.")
+@click.option("--if-due", is_flag=True, help="Only if the keyset's policy says that it is due.")
+@click.option("--expected", metavar="KEYID", help="Only if this is the primary.")
+@options.reason
 @options.keyset
 @options.passphrase_sources
 @options.store
@@ -103,85 +167,94 @@ def rotate(
     master: str | None,
     passphrase_source: PassphraseSource,
     keyset: str,
+    due: bool,
+    if_due: bool,
+    expected: str | None,
+    reason: str,
 ) -> int:
-    """Make a new key and at once the primary; the old primary decrypts only from then on."""
-    with open_store(store, master, passphrase_source) as key_store:
-        _show(out, key_store.rotate(keyset))
-    return exitcodes.OK
+    """Make a new key and at once the primary; the old primary decrypts only from then on.
 
-
-@keys.command()
-@click.argument("key_id", metavar="KEYID")
-@options.passphrase_sources
-@options.store
-@options.common
-@click.pass_obj
-def retire(
-    out: Output,
-    store: str | None,
-    master: str | None,
-    passphrase_source: PassphraseSource,
-    key_id: str,
-) -> int:
-    """Deactivate a key that is not the primary: it decrypts, and encrypts no more."""
-    with open_store(store, master, passphrase_source) as key_store:
-        _show(out, key_store.retire_key(key_id))
-    return exitcodes.OK
-
-
-@keys.command()
-@click.argument("key_id", metavar="KEYID")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Also where the store would refuse it for now.")
-@options.passphrase_sources
-@options.store
-@options.common
-@click.pass_obj
-def destroy(
-    out: Output,
-    store: str | None,
-    master: str | None,
-    passphrase_source: PassphraseSource,
-    key_id: str,
-    yes: bool,
-    force: bool,
-) -> int:
-    """Erase a key for ever: what only it opens is lost.
-
-    Erasing does not reach backups, snapshots and flash. It is final when the master that wrapped
-    the key is gone too: who has an old copy of the store and its master still has the key.
+    Many machines may do it at once: with --due, --if-due or --expected they make one key. Where
+    the keyset's policy says after-backup, the new key is pre-active until `store backup`.
     """
+    if due and (if_due or expected is not None):
+        raise click.UsageError("--due stands alone")
     with open_store(store, master, passphrase_source) as key_store:
-        key = key_store.get_key(key_id)
-        question = f"Destroy key {key.id} of keyset {printable(key.keyset)} ({key.state}) for ever?"
-        if not yes and not ask_yes(question):
-            raise CliError("nothing was changed")
-        key_store.destroy_key(key.id, force=force)
-    out.record("key", status="ok", key_ids=[key.id], keyset=key.keyset, state="destroyed")
-    out.line(f"{key.id}  {printable(key.keyset)}  destroyed")
-    out.note(
-        "backups, snapshots and old copies of the store may still hold the key, "
-        "for whoever has their master"
-    )
+        names = key_store.due().rotate if due else [keyset]
+        for name in names:
+            key_records.show(
+                out,
+                key_store.rotate(name, if_due=due or if_due, expected=expected, reason=reason),
+            )
+    if due and not names:
+        out.note("nothing is due")
     return exitcodes.OK
 
 
-def _show(out: Output, key: Key) -> None:
-    _record(out, key)
-    out.line(f"{key.id}  {printable(key.keyset)}  {key.state}")
+@keys.command()
+@click.option("--originator", metavar="TIME", type=options.DURATION, help="A primary's time.")
+@click.option("--recipient", metavar="TIME", type=options.DURATION, help="Until re-encryption.")
+@click.option("--enforce", is_flag=True, help="Refuse to encrypt after a primary's time.")
+@click.option("--promote", type=click.Choice(("at-once", "after-backup")), help="A new key.")
+@click.option("--none", "no_policy", is_flag=True, help="No policy from now on.")
+@options.keyset
+@options.passphrase_sources
+@options.store
+@options.common
+@click.pass_obj
+def policy(
+    out: Output,
+    store: str | None,
+    master: str | None,
+    passphrase_source: PassphraseSource,
+    keyset: str,
+    originator: int | None,
+    recipient: int | None,
+    enforce: bool,
+    promote: str | None,
+    no_policy: bool,
+) -> int:
+    """Show the policy of a keyset, or set it: what is not named is then not in it.
+
+    TIME is a number with s, m, h, d or w, such as 90d.
+    """
+    given = originator is not None or recipient is not None or enforce or promote is not None
+    if no_policy and given:
+        raise click.UsageError("--none stands alone")
+    with open_store(store, master, passphrase_source) as key_store:
+        if given or no_policy:
+            from strongroom.keys import Policy
+
+            wanted = Policy(
+                originator, recipient, enforce, "after-backup" if promote == "after-backup" else ""
+            )
+            try:
+                key_store.set_policy(keyset, wanted)
+            except ValueError as error:
+                raise CliError(str(error), exitcodes.USAGE) from None
+        found = key_store.get_policy(keyset)
+    out.record("policy", status="ok", keyset=keyset, policy=found._asdict())
+    out.line(f"{printable(keyset)}: {_words(found)}")
+    return exitcodes.OK
 
 
-def _record(out: Output, key: Key) -> None:
-    out.record(
-        "key",
-        status="ok",
-        key_ids=[key.id],
-        keyset=key.keyset,
-        state=key.state,
-        generation=key.generation,
-        created=_time(key),
-    )
+def _words(policy: Policy) -> str:
+    words = []
+    if policy.originator_seconds is not None:
+        words.append(f"a primary for {_days(policy.originator_seconds)}")
+        if policy.enforce:
+            words[-1] += ", enforced"
+    if policy.recipient_seconds is not None:
+        words.append(f"re-encryption after {_days(policy.recipient_seconds)}")
+    if policy.promote:
+        words.append(f"promoted {policy.promote.replace('-', ' a ')}")
+    return "; ".join(words) or "no policy"
 
 
-def _time(key: Key) -> str:
-    return key.created.isoformat(timespec="seconds")
+def _days(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    return plural(seconds, "second") if rest else plural(days, "day")
+
+
+for command in key_states.COMMANDS:
+    keys.add_command(command)

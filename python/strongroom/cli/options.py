@@ -66,6 +66,31 @@ def store(command: F) -> F:
     )(command)
 
 
+def reason(command: F) -> F:
+    """Add --reason, by default none."""
+    return click.option(
+        "--reason", metavar="TEXT", default="", help="Why, for the store and the audit log."
+    )(command)
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg]
+    """A number of seconds, or of s, m, h, d or w."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number, unit = (value[:-1], value[-1]) if value and value[-1] in _UNITS else (value, "s")
+        if not (number.isascii() and number.isdigit() and len(number) <= 12):
+            self.fail(f"{value!r} is no time: write 90s, 15m, 12h, 30d or 4w", param, ctx)
+        return int(number) * _UNITS[unit]
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+DURATION: Final = _Duration()
+
+
 def keyset(command: F) -> F:
     """Add --keyset, by default the keyset "default"."""
     return click.option(

@@ -97,13 +97,20 @@ def pin_of(uri: str, source: PassphraseSource) -> dict[str, object]:
     return {"pin": lambda: source.get(f"PIN of the token {parts.token or ''}".rstrip())}
 
 
-def open_store(named: str | None, master: str | None, source: PassphraseSource) -> KeyStore:
+def open_store(
+    named: str | None,
+    master: str | None,
+    source: PassphraseSource,
+    *,
+    read_only: bool = False,
+) -> KeyStore:
     """Open the key store that a command names, by the master it names or the store keeps.
 
     Args:
         named: --store, or None for the default.
         master: --master, or None for the URI that the store keeps.
         source: Where the passphrase of a `passphrase:` master comes from.
+        read_only: Change nothing, and write no usage figures.
 
     Raises:
         CliError: There is no store there (not found).
@@ -116,10 +123,11 @@ def open_store(named: str | None, master: str | None, source: PassphraseSource) 
         raise CliError(f"no key store at {path}; `strongroom init` makes one", exitcodes.NOT_FOUND)
     from strongroom.keys import KeyStore
 
-    return KeyStore.open(url, get_master(master or kept_master(url), source))
+    provider = get_master(master or kept_master(url), source)
+    return KeyStore.open(url, provider, read_only=read_only)
 
 
-def kept_master(url: str) -> str:
+def kept_master(url: str, *, any_schema: bool = False) -> str:
     """Return the URI of the master that a store keeps, the one to try first if it has several.
 
     Raises:
@@ -127,6 +135,6 @@ def kept_master(url: str) -> str:
     """
     from strongroom.keys import KeyStore
 
-    masters = KeyStore.masters_of(url)
+    masters = KeyStore.masters_of(url, any_schema=any_schema)
     # One kept for emergencies comes last, and a person is asked only where nothing else opens it.
     return min(masters, key=lambda master: (master.recovery, master.uri == PASSPHRASE)).uri

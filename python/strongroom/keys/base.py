@@ -12,14 +12,20 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from strongroom import _native
-from strongroom.errors import KeyNotFoundError, KeyStateError, KeyStoreError
+from strongroom.errors import (
+    KeyNotFoundError,
+    KeyStateError,
+    KeyStoreBusyError,
+    KeyStoreError,
+)
 from strongroom.keys import events, policy, sql
 from strongroom.keys import keyset as keysets
 from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key, moment
-from strongroom.keys.keyset import Keyset, Seen
+from strongroom.keys.keyset import Keyset
 from strongroom.keys.material import Material
 from strongroom.keys.rows import KeyRow, StoreRow
+from strongroom.keys.seen import Seen
 from strongroom.keys.states import ACTIVE, DESTROYED
 
 __all__ = ["Plan", "StoreBase"]
@@ -65,6 +71,11 @@ class StoreBase:
         self._loaded: OrderedDict[str, tuple[Keyset, float]] = OrderedDict()
         self._handles: dict[str, tuple[Key, float]] = {}
         self._keyrings: OrderedDict[str | None, _native.Keyring] = OrderedDict()
+        # Ids of the keys that ciphers got from here, and when their use was last written down.
+        self._given: set[str] = set()
+        self._flushed = 0.0
+        # Whether nothing of the store was found damaged: into such a one no figures are written.
+        self._sound = True
         self._closed = False
         self._process = _native.process_generation()
         _STORES.add(self)
@@ -94,6 +105,8 @@ class StoreBase:
             # keys are unreadable already, and the lock may be held by a thread that isn't here.
             self._closed = True
             return
+        if not self._closed:
+            self._flush_at_end()
         with self._lock:
             if self._closed:
                 return
@@ -158,7 +171,7 @@ class StoreBase:
         keysets.check_name(name)
         while True:
             newest = _SEEN.get(self._root_id, name)
-            loaded = self._database.read(
+            loaded = self._read(
                 lambda transaction: keysets.load(transaction, self._root, name, newest)  # noqa: B023
             )
             if loaded is None:
@@ -179,12 +192,19 @@ class StoreBase:
     def _load_all(self) -> list[Keyset]:
         self._check()
         newest = _SEEN.of(self._root_id)
-        loaded = self._database.read(
-            lambda transaction: keysets.load_all(transaction, self._root, newest)
-        )
+        loaded = self._read(lambda transaction: keysets.load_all(transaction, self._root, newest))
         for keyset in loaded:
             _SEEN.record(self._root_id, keyset.head)
         return loaded
+
+    def _read(self, function: Callable[[Transaction], T]) -> T:
+        try:
+            return self._database.read(function)
+        except KeyStoreBusyError:
+            raise
+        except KeyStoreError:
+            self._sound = False
+            raise
 
     def _keyset_name_of(self, key_id: str) -> str:
         """Return the name of a key's keyset, from the database.
@@ -312,7 +332,14 @@ class StoreBase:
             keyring = self._keyrings.setdefault(keyset, _native.Keyring(reload))
         return keyring
 
+    def _flush_usage_if_due(self) -> None:
+        """See `Usage`."""
+
+    def _flush_at_end(self) -> None:
+        """See `Usage`."""
+
     def _contents_of(self, name: str) -> Contents:
+        self._flush_usage_if_due()
         keyset = self._load(name)
         _for_data(keyset)
         seconds = self._cache_seconds
@@ -343,6 +370,7 @@ class StoreBase:
 
     def _entries(self, keyset: Keyset) -> list[Entry]:
         keys = self._material.unwrap(keyset)
+        self._given.update(keys)
         name = keyset.head.name
         return [(i, r.state, name, keys.get(i), _note(r)) for i, r in keyset.keys.items()]
 

@@ -45,7 +45,11 @@ class Database(Protocol):
         """Run a function in a read-only transaction that sees one state of the store."""
 
     def write(
-        self, function: Callable[[Transaction], T], landed: Callable[[Transaction], bool]
+        self,
+        function: Callable[[Transaction], T],
+        landed: Callable[[Transaction], bool],
+        *,
+        patient: bool = True,
     ) -> T:
         """Run a function in a transaction that excludes other writers, and commit it durably.
 
@@ -53,6 +57,7 @@ class Database(Protocol):
             function: What to do.
             landed: Tells, in a new transaction, whether the commit took place, for the case that
                 the database's answer to it was lost.
+            patient: Wait for others' locks, for as long as the busy timeout says.
         """
 
     def erase(self) -> None:

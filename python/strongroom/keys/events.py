@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from strongroom import _events
 from strongroom.keys.database import Database, Transaction
+from strongroom.keys.key import moment
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.rows import KeyRow
 from strongroom.keys.states import ACTIVE, COMPROMISED, DEACTIVATED, DESTROYED, SUSPENDED
@@ -119,6 +120,12 @@ def say_changes(say: Say, before: Keyset | None, after: Keyset) -> None:
             resumed = was is not None and was.state == SUSPENDED
             name = "key.resumed" if resumed and row.state in (ACTIVE, DEACTIVATED) else ""
             tell(name or _NAMES[row.state], row)
+        if was is not None and row.state != DESTROYED and was.destroy_after != row.destroy_after:
+            if row.destroy_after:
+                when = moment(row.destroy_after).isoformat(timespec="seconds")
+                tell("key.destruction_scheduled", row, detail=f"after {when}")
+            else:
+                tell("key.destruction_cancelled", row)
     if before is not None and before.head.policy != head.policy:
         say(
             "keyset.policy",

@@ -41,6 +41,7 @@ class Key:
         since: When it came into its state, in UTC.
         activated: When it became the primary, or None.
         deactivated: When it last ceased to be the primary, or None.
+        destroy_after: When `destroy_due` destroys it, or None.
         reason: What was said at the last change of state, or "".
     """
 
@@ -98,6 +99,11 @@ class Key:
     def deactivated(self) -> datetime | None:
         """See the class."""
         return moment(self._row.deactivated) if self._row.deactivated else None
+
+    @property
+    def destroy_after(self) -> datetime | None:
+        """See the class."""
+        return moment(self._row.destroy_after) if self._row.destroy_after else None
 
     @property
     def reason(self) -> str:

@@ -7,7 +7,6 @@ writes what differs. Nothing here knows of transactions, threads or masters.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,6 @@ __all__ = [
     "DEFAULT_KEYSET",
     "PURPOSES",
     "Keyset",
-    "Seen",
     "check_name",
     "load",
     "load_all",
@@ -127,7 +125,7 @@ class Keyset:
                 f"keyset {self.head.name!r} was destroyed on {moment(self.head.destroyed):%Y-%m-%d}"
             )
         version = max((row.version for row in self.keys.values()), default=0) + 1
-        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "", rotation)
+        row = KeyRow(key_id, self.head.name, version, PRE_ACTIVE, now, now, 0, 0, "", rotation, 0)
         return self._with(row, wrapped=wrapped)
 
     def activated(self, key_id: str, now: int, reason: str = "", *, rotation: str = "") -> Keyset:
@@ -139,6 +137,8 @@ class Keyset:
             raise self._of_database(row)
         if row.state == SUSPENDED and self.primary is not None:
             raise self._refused(row, ACTIVE, "the keyset has another primary: resume it instead")
+        if row.destroy_after:
+            raise self._refused(row, ACTIVE, f"it is to be {_when(row)}: undestroy it first")
         self._allowed(row, ACTIVE)
         keyset = self
         old = self.primary
@@ -185,9 +185,26 @@ class Keyset:
             raise self._refused(row, DESTROYED, "it is the primary: rotate first")
         self._allowed(row, DESTROYED)
         return self._with(
-            row._replace(state=DESTROYED, since=now, reason=reason),
+            row._replace(state=DESTROYED, since=now, reason=reason, destroy_after=0),
             wrapped=bytes(len(self.wrapped[key_id])),
         )
+
+    def to_be_destroyed(self, key_id: str, after: int, reason: str) -> Keyset:
+        """Return the keyset with the time at which this key is to be destroyed."""
+        row = self.key(key_id)
+        if row.state == ACTIVE:
+            raise self._refused(row, DESTROYED, "it is the primary: rotate first")
+        self._allowed(row, DESTROYED)
+        return self._with(row._replace(destroy_after=after, reason=reason))
+
+    def kept(self, key_id: str, reason: str) -> Keyset:
+        """Return the keyset with this key not to be destroyed; itself if it was not to be."""
+        row = self.key(key_id)
+        if row.state == DESTROYED:
+            raise self._refused(row, DESTROYED, f"it was destroyed on {_day(row.since)}, for ever")
+        if not row.destroy_after:
+            return self
+        return self._with(row._replace(destroy_after=0, reason=reason))
 
     def bound(self, database_id: str, settings: str) -> Keyset:
         """Return the keyset as the keys of this database alone."""
@@ -208,6 +225,7 @@ class Keyset:
                 since=now,
                 reason=reason,
                 deactivated=now if row.state == ACTIVE else row.deactivated,
+                destroy_after=0,
             )
             for key_id, row in self.keys.items()
         }
@@ -254,38 +272,12 @@ class Keyset:
         )
 
 
-class Seen:
-    """The newest generation of each keyset that this process has seen, of all stores.
+def _day(microseconds: int) -> str:
+    return f"{moment(microseconds):%Y-%m-%d}"
 
-    A whole keyset or store that was put back authenticates; only someone who remembers a later
-    generation can tell. The stores are told apart by their root key's id.
-    """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stores: dict[str, dict[str, tuple[int, bytes]]] = {}
-
-    def get(self, root_id: str, name: str) -> tuple[int, bytes] | None:
-        """Return the newest generation seen and its head's MAC, None if none was."""
-        return self._stores.get(root_id, {}).get(name)
-
-    def of(self, root_id: str) -> dict[str, tuple[int, bytes]]:
-        """Return what `get` returns for each keyset of a store."""
-        with self._lock:
-            return dict(self._stores.get(root_id, {}))
-
-    def record(self, root_id: str, head: KeysetRow) -> None:
-        """Remember a head that was read outside a transaction, or committed in one."""
-        with self._lock:
-            heads = self._stores.setdefault(root_id, {})
-            newest = heads.get(head.name)
-            if newest is None or newest[0] < head.generation:
-                heads[head.name] = (head.generation, head.mac)
-
-    def forget(self, root_id: str) -> None:
-        """Forget a store, which the caller knows to have been restored from a backup."""
-        with self._lock:
-            self._stores.pop(root_id, None)
+def _when(row: KeyRow) -> str:
+    return f"destroyed after {moment(row.destroy_after):%Y-%m-%d %H:%M} UTC"
 
 
 def load(

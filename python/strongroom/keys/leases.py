@@ -18,7 +18,7 @@ from strongroom.keys.base import StoreBase
 from strongroom.keys.database import Transaction
 from strongroom.keys.rows import LeaseRow, StoreRow, damaged, digest, sealed, verified
 
-__all__ = ["Leases", "read_leases"]
+__all__ = ["MOST", "Leases", "read_leases", "save_leases"]
 
 # What an integer column holds, in both databases, and room to add to it.
 MOST = 2**62

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
-from strongroom import _native
 from strongroom.errors import KeyStateError
 from strongroom.keys import policy as policies
 from strongroom.keys import sql
-from strongroom.keys.base import Plan, StoreBase, Uses
+from strongroom.keys.base import Plan
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
-from strongroom.keys.rows import KeyRow, UseRow, sealed, verified
+from strongroom.keys.rows import HeldRow, KeyRow, verified
 from strongroom.keys.states import DESTROYED, PRE_ACTIVE
+from strongroom.keys.uses import RegisteredUses
 
 __all__ = ["Lifecycle", "primary_of"]
 
 _TEXT_BYTES = 1024
 _MICROSECONDS = 1_000_000
+WAITING_SECONDS = 7 * 86_400
+_MOST_WAITING = 3650 * 86_400
 
 
-class Lifecycle(StoreBase):
+class Lifecycle(RegisteredUses):
     """The methods of a `KeyStore` that change keys."""
 
     def destroy_keyset(self, name: str, *, reason: str = "", force: bool = False) -> None:
@@ -73,9 +74,23 @@ class Lifecycle(StoreBase):
 
         Raises:
             KeyNotFoundError: There is no such key.
-            KeyStateError: Its state doesn't allow it.
+            KeyStateError: Its state doesn't allow it, or its policy wants a backup first.
         """
-        return self._transition(id, reason, lambda k, now: k.activated(id, now, reason))
+        _check_reason(reason)
+
+        def plan(before: Keyset, transaction: Transaction) -> Keyset:
+            rules = policies.load(before.head.policy)
+            waits = rules.promote == policies.AFTER_BACKUP and before.key(id).state == PRE_ACTIVE
+            if waits and not self._is_held(id, transaction):
+                raise KeyStateError(
+                    f"no backup of the store holds key {id}, and the policy of keyset "
+                    f"{before.head.name!r} wants one first: make it by KeyStore.backup",
+                    key_id=id,
+                    state=PRE_ACTIVE,
+                )
+            return before.activated(id, self._now(), reason)
+
+        return self._apply(self._keyset_name_of(id), id, plan)
 
     def rotate(
         self,
@@ -86,6 +101,10 @@ class Lifecycle(StoreBase):
         reason: str = "",
     ) -> Key:
         """Make a new key the primary in one step, and return the primary.
+
+        Where the policy says `promote="after-backup"`, the new key stays pre-active until a backup
+        holds it: the primary that is returned is the old one. Done again before that, it makes no
+        further key.
 
         Args:
             keyset: The keyset.
@@ -101,7 +120,7 @@ class Lifecycle(StoreBase):
         _check_reason(reason)
         new_id, wrapped = self._new_key()
 
-        def plan(before: Keyset, _: Transaction) -> Keyset:
+        def plan(before: Keyset, transaction: Transaction) -> Keyset:
             if expected is not None and before.head.primary_id != expected:
                 return before
             now = self._now()
@@ -110,6 +129,8 @@ class Lifecycle(StoreBase):
                 rules = policies.load(before.head.policy)
                 if primary is None or not rules.is_due(primary, now):
                     return before
+            if policies.load(before.head.policy).promote == policies.AFTER_BACKUP:
+                return self._rotated_after_backup(before, transaction, new_id, wrapped, reason)
             return before.with_key(new_id, wrapped, now).activated(new_id, now, reason)
 
         after = self._change(keyset, plan)
@@ -180,9 +201,15 @@ class Lifecycle(StoreBase):
             KeyStoreBusyError: If it says that bytes are left: the key is destroyed, and its
                 bytes go at the next `erase_deleted`.
         """
+        return self._destroy(id, force, reason)
+
+    def _destroy(self, id: str, force: bool, reason: str, *, due: bool = False) -> Key:
         _check_reason(reason)
 
         def plan(before: Keyset, transaction: Transaction) -> Keyset:
+            # Somebody may have taken it back meanwhile.
+            if due and not 0 < before.key(id).destroy_after <= self._now():
+                return before
             after = before.destroyed(id, self._now(), reason)
             if not force:
                 _refuse_rotating(before.key(id))
@@ -194,6 +221,68 @@ class Lifecycle(StoreBase):
         self._erase(key.keyset)
         return key
 
+    def schedule_destruction(
+        self, id: str, *, after_seconds: int = WAITING_SECONDS, reason: str = ""
+    ) -> Key:
+        """Have a key destroyed by `destroy_due` after a time; until then it is what it is.
+
+        It goes on decrypting: suspend it too, to learn who still needs it. `cancel_destruction`
+        takes it back.
+
+        Args:
+            id: The key, not the primary.
+            after_seconds: How long to wait, 0 to 315,360,000 (ten years).
+            reason: What to keep as the reason, at most 1,024 bytes.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+            KeyStateError: It is the primary, or destroyed, or something registered needs it.
+        """
+        _check_reason(reason)
+        if not isinstance(after_seconds, int) or isinstance(after_seconds, bool):
+            raise TypeError("after_seconds is a whole number of seconds")
+        if not 0 <= after_seconds <= _MOST_WAITING:
+            raise ValueError("after_seconds is from 0 to 315,360,000 (ten years)")
+
+        def plan(before: Keyset, transaction: Transaction) -> Keyset:
+            after = self._now() + after_seconds * _MICROSECONDS
+            changed = before.to_be_destroyed(id, after, reason)
+            self._refuse_used(before.key(id), transaction)
+            return changed
+
+        return self._apply(self._keyset_name_of(id), id, plan)
+
+    def cancel_destruction(self, id: str, *, reason: str = "") -> Key:
+        """Take `schedule_destruction` back; nothing if it was not to be destroyed.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+            KeyStateError: It was destroyed.
+        """
+        _check_reason(reason)
+        return self._apply(self._keyset_name_of(id), id, lambda k, _: k.kept(id, reason))
+
+    def destroy_due(self, *, reason: str = "") -> tuple[list[Key], list[KeyStateError]]:
+        """Destroy the keys whose waiting time is over.
+
+        Args:
+            reason: What to keep as the reason; "" keeps the one given when it was scheduled.
+
+        Returns:
+            The keys that were destroyed, and what was said of those that may not be now.
+        """
+        _check_reason(reason)
+        done, refused = [], []
+        for keyset in self._load_all():
+            for row in keyset.in_order():
+                if not 0 < row.destroy_after <= self._now():
+                    continue
+                try:
+                    done.append(self._destroy(row.key_id, False, reason or row.reason, due=True))
+                except KeyStateError as error:
+                    refused.append(error)
+        return [key for key in done if key.state == DESTROYED], refused
+
     def erase_deleted(self) -> None:
         """Overwrite in the store's files what destroyed keys left there; `destroy_key` does it.
 
@@ -202,50 +291,6 @@ class Lifecycle(StoreBase):
         """
         self._check()
         self._database.erase()
-
-    def register_use(self, id: str, name: str) -> None:
-        """Note that something (a database, an archive) needs a key, so that it isn't destroyed.
-
-        Raises:
-            KeyNotFoundError: There is no such key.
-            KeyStateError: It is destroyed.
-        """
-        if not isinstance(name, str) or not 1 <= len(name.encode()) <= _TEXT_BYTES:
-            raise ValueError(f"the name of a use is 1 to {_TEXT_BYTES} bytes of text")
-        row = sealed(self._root, UseRow(_use_id(id, name), id, name, self._now()))
-
-        changed: list[bool] = []
-
-        def plan(before: Keyset, transaction: Transaction) -> Keyset:
-            key = before.key(id)
-            if key.state == DESTROYED:
-                raise KeyStateError(f"key {id} is destroyed", key_id=id, state=key.state)
-            changed[:] = [not any(u.id == row.id for u in self._uses(id, transaction))]
-            if changed[0]:
-                transaction.execute(sql.INSERT_USE, row)
-            return before
-
-        self._change(
-            self._keyset_name_of(id), plan, self._use_event("registered", id, name, changed)
-        )
-
-    def unregister_use(self, id: str, name: str) -> None:
-        """Take back `register_use`; nothing if it was not registered."""
-        changed: list[bool] = []
-
-        def plan(before: Keyset, transaction: Transaction) -> Keyset:
-            changed[:] = [any(u.name == name for u in self._uses(id, transaction))]
-            transaction.execute(sql.DELETE_USE, (_use_id(id, name),))
-            return before
-
-        self._change(
-            self._keyset_name_of(id), plan, self._use_event("unregistered", id, name, changed)
-        )
-
-    def uses_of(self, id: str) -> list[str]:
-        """Return the names registered for a key, sorted."""
-        self._keyset_name_of(id)
-        return sorted(u.name for u in self._database.read(lambda t: self._uses(id, t)))
 
     def _transition(
         self,
@@ -271,6 +316,19 @@ class Lifecycle(StoreBase):
         after = self._change(name, plan)
         return Key._of(after.key(key_id), after.head.purpose)
 
+    def _rotated_after_backup(
+        self, before: Keyset, transaction: Transaction, new_id: str, wrapped: bytes, reason: str
+    ) -> Keyset:
+        waiting = [row for row in before.in_order() if row.state == PRE_ACTIVE]
+        held = [row for row in waiting if self._is_held(row.key_id, transaction)]
+        if held:
+            return before.activated(held[-1].key_id, self._now(), reason)
+        return before if waiting else before.with_key(new_id, wrapped, self._now())
+
+    def _is_held(self, key_id: str, transaction: Transaction) -> bool:
+        found = transaction.execute(sql.SELECT_HELD, (key_id,))
+        return bool(found) and bool(verified(self._root, HeldRow, found[0]))
+
     def _new_key(self) -> tuple[str, bytes]:
         # Made and wrapped before any transaction: nothing slow happens under the lock.
         self._check()
@@ -293,28 +351,6 @@ class Lifecycle(StoreBase):
                 key_id=row.key_id,
                 state=row.state,
             )
-
-    def _refuse_used(self, row: KeyRow, transaction: Transaction) -> None:
-        uses = self._uses(row.key_id, transaction)
-        if uses:
-            raise KeyStateError(
-                f"key {row.key_id} is needed by {uses[0].name!r}"
-                + (f" and {len(uses) - 1} more" if len(uses) > 1 else "")
-                + ": re-encrypt that first, or destroy the key with force=True",
-                key_id=row.key_id,
-                state=row.state,
-            )
-
-    def _use_event(self, what: str, key_id: str, name: str, changed: list[bool]) -> Uses:
-        # The name of a use may say more than an audit log should.
-        named = _native.mac(self._root, "digest", name.encode())[:16].hex()
-        fields = {"key_id": key_id, "object": named}
-        return lambda _: [(f"keyset.{what}", fields)] if changed[0] else []
-
-    def _uses(self, key_id: str, transaction: Transaction) -> list[UseRow]:
-        # Dropping such a row is not noticed; who can drop it can drop the key as well.
-        found = transaction.execute(sql.SELECT_USES, (key_id,))
-        return [verified(self._root, UseRow, values) for values in found]
 
 
 def primary_of(keyset: Keyset) -> KeyRow:
@@ -344,10 +380,6 @@ def _refuse_rotating(row: KeyRow) -> None:
             key_id=row.key_id,
             state=row.state,
         )
-
-
-def _use_id(key_id: str, name: str) -> str:
-    return hashlib.sha256(f"{key_id} {name}".encode()).hexdigest()
 
 
 def _check_reason(reason: str) -> None:

@@ -11,6 +11,7 @@ has `key_id`, `uri` and `wrapped`, and the store's row has `root_id`.
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ from strongroom.keys.rows import (
 )
 from strongroom.masters.wrapped import MasterKeyProvider
 
-__all__ = ["STEPS", "migrate"]
+__all__ = ["STEPS", "migrate", "read_old_head"]
 
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -42,8 +43,12 @@ Tables = dict[str, list[dict[str, Any]]]
 STEPS: dict[int, Callable[[Tables], Tables]] = {}
 
 
-def migrate(database: Database, master: MasterKeyProvider) -> bool:
-    """Bring a store to this release's schema.
+def migrate(
+    database: Database,
+    master: MasterKeyProvider,
+    backup: str | os.PathLike[str] | None = None,
+) -> bool:
+    """Bring a store to this release's schema; see `KeyStore.migrate`.
 
     Returns:
         False if it has it already.
@@ -58,13 +63,10 @@ def migrate(database: Database, master: MasterKeyProvider) -> bool:
     old = {table.name: table for table in sql.OLD_TABLES[version]}
     # The master is called before the transaction: nothing slow happens under the lock.
     tables = database.read(lambda transaction: _read(transaction, old))
-    (store,) = tables[sql.STORE.name]
-    filled = [
-        tuple(row.get(c.name, _EMPTY[c.kind]) for c in sql.MASTERS.columns)
-        for row in tables[sql.MASTERS.name]
-    ]
-    values = tuple(store.get(c.name, _EMPTY[c.kind]) for c in sql.STORE.columns)
-    root, _ = roots.open_root(master, roots.Head(values, filled))
+    root, _ = roots.open_root(master, _head(tables))
+    if backup is not None:
+        _verify(root, old, tables)
+        _save(os.path.abspath(os.fspath(backup)), tuple(old.values()), tables)
 
     def rebuild(transaction: Transaction) -> None:
         if transaction.execute(sql.SELECT_VERSION) != [(version,)]:
@@ -84,6 +86,35 @@ def migrate(database: Database, master: MasterKeyProvider) -> bool:
     finally:
         root.destroy()
     return True
+
+
+def read_old_head(database: Database, version: int) -> roots.Head:
+    """Read what an older store says of itself and its masters, in this release's columns."""
+    old = {table.name: table for table in sql.OLD_TABLES[version]}
+    return _head(database.read(lambda transaction: _read(transaction, old)))
+
+
+def _head(tables: Tables) -> roots.Head:
+    (store,) = tables[sql.STORE.name]
+    filled = [
+        tuple(row.get(c.name, _EMPTY[c.kind]) for c in sql.MASTERS.columns)
+        for row in tables[sql.MASTERS.name]
+    ]
+    values = tuple(store.get(c.name, _EMPTY[c.kind]) for c in sql.STORE.columns)
+    return roots.Head(values, filled)
+
+
+def _save(path: str, old: tuple[sql.Table, ...], tables: Tables) -> None:
+    """Write rows as they are into a new SQLite file of their own schema."""
+    from strongroom.keys.sqlite import create_file
+
+    def fill(transaction: Transaction) -> None:
+        for table in old:
+            for row in tables[table.name]:
+                values = [bytes(v) if isinstance(v, memoryview) else v for v in row.values()]
+                transaction.execute(sql.insert(table), values)
+
+    create_file(path, fill, tables=old)
 
 
 _EMPTY: dict[str, Any] = {"int": 0, "text": "", "blob": b""}
@@ -119,7 +150,7 @@ def _verify(root: _native.MemoryLockedKey, old: dict[str, sql.Table], tables: Ta
 
 def _digest(rows: list[dict[str, Any]]) -> bytes:
     # Only id and MAC count, which every schema has.
-    shown = (KeyRow(r["key_id"], "", 0, "", 0, 0, 0, 0, "", "", bytes(r["mac"])) for r in rows)
+    shown = (LeaseRow(r["key_id"], 0, 0, bytes(r["mac"])) for r in rows)
     return digest(shown)
 
 

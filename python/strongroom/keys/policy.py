@@ -7,7 +7,9 @@ from typing import NamedTuple
 from strongroom.keys.rows import KeyRow, damaged
 from strongroom.keys.states import ACTIVE, DEACTIVATED, SUSPENDED
 
-__all__ = ["Policy"]
+__all__ = ["AFTER_BACKUP", "Policy"]
+
+AFTER_BACKUP = "after-backup"
 
 _MICROSECONDS = 1_000_000
 # A thousand years: more is a mistake of units.
@@ -23,11 +25,14 @@ class Policy(NamedTuple):
         recipient_seconds: How long after a key became the primary what it wrote is to be
             re-encrypted under a newer one; None for no end.
         enforce: Refuse to encrypt under a primary whose originator period has ended.
+        promote: "after-backup": a new key is pre-active until a backup of the store holds it, and
+            `KeyStore.backup` makes it the primary. "" for at once.
     """
 
     originator_seconds: int | None = None
     recipient_seconds: int | None = None
     enforce: bool = False
+    promote: str = ""
 
     def is_due(self, primary: KeyRow, now: int) -> bool:
         """Tell whether a keyset with this primary is due for a rotation; `now` in microseconds."""
@@ -62,6 +67,8 @@ class Policy(NamedTuple):
                 raise ValueError("a period is between a second and a thousand years")
         if self.enforce and self.originator_seconds is None:
             raise ValueError("there is nothing to enforce without an originator period")
+        if self.promote not in ("", AFTER_BACKUP):
+            raise ValueError(f'promote is "" or "{AFTER_BACKUP}"')
         values = {k: v for k, v in self._asdict().items() if v}
         if not values:
             return ""

@@ -97,7 +97,11 @@ class PostgresDatabase:
         return self._attempts(lambda connection: _run(connection, _READ, function))
 
     def write(
-        self, function: Callable[[Transaction], T], landed: Callable[[Transaction], bool]
+        self,
+        function: Callable[[Transaction], T],
+        landed: Callable[[Transaction], bool],
+        *,
+        patient: bool = True,
     ) -> T:
         """See `Database`."""
         if self.read_only:
@@ -109,7 +113,7 @@ class PostgresDatabase:
             return done[0]
 
         try:
-            return self._attempts(lambda connection: _run(connection, _WRITE, work))
+            return self._attempts(lambda connection: _run(connection, _WRITE, work), patient)
         except _AnswerLostError:
             # Whether it was committed is looked up; if not, the same work is done again. A key
             # that was made for it is not made anew.
@@ -159,10 +163,12 @@ class PostgresDatabase:
         """See `Database`."""
         self._pool.abandon()
 
-    def _attempts(self, function: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _attempts(
+        self, function: Callable[[psycopg.Connection[Any]], T], patient: bool = True
+    ) -> T:
         import psycopg
 
-        backoff = Backoff(self._busy_timeout)
+        backoff = Backoff(self._busy_timeout if patient else 0)
         while True:
             connection, new = self._pool.take()
             try:

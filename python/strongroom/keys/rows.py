@@ -19,6 +19,8 @@ from strongroom.keys import sql
 
 __all__ = [
     "ROW_TYPES",
+    "BackupRow",
+    "HeldRow",
     "KeyRow",
     "KeysetRow",
     "LeaseRow",
@@ -92,6 +94,7 @@ class KeyRow(NamedTuple):
     deactivated: int
     reason: str
     rotation: str
+    destroy_after: int
     mac: bytes = b""
 
 
@@ -120,6 +123,7 @@ class UsageRow(NamedTuple):
     last_day: int
     messages: int
     volume: int
+    opened: int
     mac: bytes = b""
 
 
@@ -132,7 +136,38 @@ class LeaseRow(NamedTuple):
     mac: bytes = b""
 
 
-Row = TypeVar("Row", StoreRow, MasterRow, KeysetRow, KeyRow, WrappedRow, UseRow, UsageRow, LeaseRow)
+class BackupRow(NamedTuple):
+    """A backup that was made: its id, the file's name, the store's generation, how many keys."""
+
+    id: str
+    name: str
+    generation: int
+    number: int
+    created: int
+    mac: bytes = b""
+
+
+class HeldRow(NamedTuple):
+    """A key and the first backup that holds it."""
+
+    key_id: str
+    backup: str
+    mac: bytes = b""
+
+
+Row = TypeVar(
+    "Row",
+    StoreRow,
+    MasterRow,
+    KeysetRow,
+    KeyRow,
+    WrappedRow,
+    UseRow,
+    UsageRow,
+    LeaseRow,
+    BackupRow,
+    HeldRow,
+)
 
 _TABLES: dict[type, sql.Table] = {
     StoreRow: sql.STORE,
@@ -143,6 +178,8 @@ _TABLES: dict[type, sql.Table] = {
     UseRow: sql.USES,
     UsageRow: sql.USAGE,
     LeaseRow: sql.LEASES,
+    BackupRow: sql.BACKUPS,
+    HeldRow: sql.HELD,
 }
 
 ROW_TYPES: dict[str, type] = {table.name: kind for kind, table in _TABLES.items()}

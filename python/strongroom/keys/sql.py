@@ -96,6 +96,8 @@ KEYS = Table(
         Column("reason", "text"),
         # The rotation of a database that made the key, until which it is no one else's.
         Column("rotation", "text"),
+        # When `destroy_due` destroys it, 0 for never.
+        Column("destroy_after", "int"),
         Column("mac", "blob"),
     ),
 )
@@ -131,6 +133,7 @@ USAGE = Table(
         Column("last_day", "int"),
         Column("messages", "int"),
         Column("volume", "int"),
+        Column("opened", "int"),
         Column("mac", "blob"),
     ),
 )
@@ -144,7 +147,28 @@ LEASES = Table(
         Column("mac", "blob"),
     ),
 )
-TABLES = (STORE, MASTERS, KEYSETS, KEYS, WRAPPED, USES, USAGE, LEASES)
+# The backups that were made of the store, and of each key the first one that holds it. Not bound:
+# a row that is lost here makes a key look as if no backup held it, which is the safe side.
+BACKUPS = Table(
+    "strongroom_backups",
+    (
+        Column("id", "text", "PRIMARY KEY"),
+        Column("name", "text"),
+        Column("generation", "int"),
+        Column("number", "int"),
+        Column("created", "int"),
+        Column("mac", "blob"),
+    ),
+)
+HELD = Table(
+    "strongroom_held",
+    (
+        Column("key_id", "text", "PRIMARY KEY"),
+        Column("backup", "text"),
+        Column("mac", "blob"),
+    ),
+)
+TABLES = (STORE, MASTERS, KEYSETS, KEYS, WRAPPED, USES, USAGE, LEASES, BACKUPS, HELD)
 # The tables of older versions, for migrate.py.
 OLD_TABLES: dict[int, tuple[Table, ...]] = {}
 
@@ -157,14 +181,15 @@ _INDEXES = (
 )
 
 
-def create_statements(types: dict[str, str]) -> list[str]:
+def create_statements(types: dict[str, str], tables: tuple[Table, ...] = TABLES) -> list[str]:
     """Return the statements that make an empty store.
 
     Args:
         types: The database's names of the kinds "int", "text" and "blob".
+        tables: The schema's tables.
     """
     statements = []
-    for table in TABLES:
+    for table in tables:
         columns = ", ".join(
             f"{c.name} {types[c.kind]} NOT NULL {c.constraint}".rstrip() for c in table.columns
         )
@@ -232,3 +257,14 @@ UPDATE_USAGE = _update(USAGE)
 SELECT_LEASES = _select(LEASES)
 INSERT_LEASE = insert(LEASES)
 UPDATE_LEASE = _update(LEASES)
+
+SELECT_BACKUPS = _select(BACKUPS)
+INSERT_BACKUP = insert(BACKUPS)
+SELECT_HELD = _select(HELD, "WHERE key_id = ?")
+SELECT_ALL_HELD = _select(HELD)
+INSERT_HELD = insert(HELD)
+
+
+def select_all(table: Table) -> str:
+    """Return the statement that reads a whole table."""
+    return _select(table)

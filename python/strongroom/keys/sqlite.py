@@ -77,17 +77,26 @@ class SqliteDatabase:
         return self._attempts(lambda connection: _run(connection, "BEGIN", function))
 
     def write(
-        self, function: Callable[[Transaction], T], landed: Callable[[Transaction], bool]
+        self,
+        function: Callable[[Transaction], T],
+        landed: Callable[[Transaction], bool],
+        *,
+        patient: bool = True,
     ) -> T:
         """See `Database`."""
         # A COMMIT in this process has an answer, always: `landed` is for servers.
-        return self.rebuild(function)
+        return self._write(function, patient)
 
     def rebuild(self, function: Callable[[Transaction], T]) -> T:
         """See `Database`."""
+        return self._write(function, True)
+
+    def _write(self, function: Callable[[Transaction], T], patient: bool) -> T:
         if self.read_only:
             raise KeyStoreError("the key store was opened read-only")
-        return self._attempts(lambda connection: _run(connection, "BEGIN IMMEDIATE", function))
+        return self._attempts(
+            lambda connection: _run(connection, "BEGIN IMMEDIATE", function), patient
+        )
 
     def erase(self) -> None:
         """See `Database`."""
@@ -125,9 +134,9 @@ class SqliteDatabase:
         """See `Database`."""
         self._pool.abandon()
 
-    def _attempts(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    def _attempts(self, function: Callable[[sqlite3.Connection], T], patient: bool = True) -> T:
         """Run a function on a connection; again while the store is busy, until the timeout."""
-        backoff = Backoff(self._busy_timeout)
+        backoff = Backoff(self._busy_timeout if patient else 0)
         while True:
             try:
                 with self._connection() as connection:
@@ -187,8 +196,21 @@ class SqliteDatabase:
         return version
 
 
-def create_file(path: str, fill: Callable[[Transaction], None]) -> None:
+def create_file(
+    path: str,
+    fill: Callable[[Transaction], None],
+    *,
+    wal: bool = True,
+    tables: tuple[sql.Table, ...] = sql.TABLES,
+) -> None:
     """Make a store's file, mode 0600: it appears under its name whole and durable, or not at all.
+
+    Args:
+        path: The file.
+        fill: Fills the empty tables.
+        wal: Have it written through a WAL from then on; without, nothing is ever beside it while
+            it is read.
+        tables: The schema, an older one maybe.
 
     Raises:
         FileExistsError: Something of that name is there.
@@ -209,11 +231,12 @@ def create_file(path: str, fill: Callable[[Transaction], None]) -> None:
         connection = _connect(temporary, "rw")
         try:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            for statement in sql.create_statements(TYPES):
+            for statement in sql.create_statements(TYPES, tables):
                 connection.execute(statement)
             _run(connection, "BEGIN IMMEDIATE", fill)
             # Written to the file's header: every later connection uses a WAL.
-            connection.execute("PRAGMA journal_mode = WAL")
+            if wal:
+                connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
         os.fsync(descriptor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from strongroom import _events, _native
@@ -13,6 +14,7 @@ from strongroom.keys import events, report, sql
 from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
 from strongroom.keys import root as roots
+from strongroom.keys.backup import Backups
 from strongroom.keys.bound import BoundKeysets
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
@@ -22,9 +24,11 @@ from strongroom.keys.lifecycle import Lifecycle, primary_of
 from strongroom.keys.material import wrap_new
 from strongroom.keys.policy import Policy
 from strongroom.keys.report import Due
+from strongroom.keys.restore import Restored
 from strongroom.keys.root import MasterInfo
 from strongroom.keys.rows import MasterRow
 from strongroom.keys.store_masters import StoreMasters
+from strongroom.keys.usage import Usage
 from strongroom.masters import wrapped
 from strongroom.masters.wrapped import MasterKeyProvider
 
@@ -34,7 +38,7 @@ DEFAULT_CACHE_SECONDS = 300
 DEFAULT_BUSY_TIMEOUT = 5.0
 
 
-class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
+class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
     """Keysets in a SQL database, each with its keys and at most one primary.
 
     Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
@@ -92,7 +96,9 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
 
         databases.create(url, fill, busy_timeout=busy_timeout)
         database = databases.open_database(url, busy_timeout=busy_timeout, read_only=False)
-        return cls(database, root, store_row, None)
+        store = cls(database, root, store_row, None)
+        store._count_from_now()
+        return store
 
     @classmethod
     def open(
@@ -130,30 +136,86 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
         except BaseException:
             database.close()
             raise
-        return cls(database, root, store_row, cache_seconds)
+        store = cls(database, root, store_row, cache_seconds)
+        store._count_from_now()
+        return store
 
     @classmethod
-    def masters_of(cls, url: str) -> list[MasterInfo]:
+    def masters_of(cls, url: str, *, any_schema: bool = False) -> list[MasterInfo]:
         """Return the masters that a store names, to learn which one to open it with.
 
         Nothing of this is authenticated: that takes the root, and so a master.
         """
         database = databases.open_database(url, busy_timeout=DEFAULT_BUSY_TIMEOUT, read_only=True)
         try:
-            _check_version(database.schema_version())
+            version = database.schema_version()
+            if any_schema and version < sql.SCHEMA_VERSION:
+                from strongroom.keys.migrate import read_old_head
+
+                return roots.describe(read_old_head(database, version))
+            _check_version(version)
             return roots.describe(database.read(roots.read_head))
         finally:
             database.close()
 
     @classmethod
-    def migrate(cls, url: str, master: MasterKeyProvider) -> bool:
+    def restore(
+        cls,
+        backup: str | os.PathLike[str],
+        url: str,
+        master: MasterKeyProvider,
+        *,
+        logged: Iterable[tuple[str, Mapping[str, object]]] = (),
+    ) -> Restored:
+        """Make a store out of a backup, brought forward by what an audit log says came after it.
+
+        Stop every process that uses the lost store first: what they have cached may name keys
+        that the backup does not hold. Counted keys write no more, and their keysets are rotated.
+
+        Args:
+            backup: The file that `backup` made; it is not changed.
+            url: Where the store is to be, as for `create`: no file, or no store, is there.
+            master: Any of the masters that the store had then.
+            logged: The names and fields of the audit log's events, successes alone.
+
+        Raises:
+            FileExistsError: A file of that name is there: move it away, never over it.
+            KeyStoreError: The backup is damaged, none, or of another release; or there is a store.
+            MasterKeyError: It is not a master of the backup, or refused.
+        """
+        from strongroom.keys.restore import restore
+
+        return restore(backup, url, master, logged=logged, now=cls._clock() // 1000)
+
+    @classmethod
+    def schema_version(cls, url: str) -> int:
+        """Return the version of a store's schema.
+
+        Raises:
+            KeyStoreError: It is no store, or one of a newer release.
+        """
+        database = databases.open_database(url, busy_timeout=DEFAULT_BUSY_TIMEOUT, read_only=True)
+        try:
+            return database.schema_version()
+        finally:
+            database.close()
+
+    @classmethod
+    def migrate(
+        cls,
+        url: str,
+        master: MasterKeyProvider,
+        *,
+        backup: str | os.PathLike[str] | None = None,
+    ) -> bool:
         """Bring a store of an older release to this release's schema, in one transaction.
 
-        Copy the store first: older releases can't read it any more.
+        Older releases can't read it any more.
 
         Args:
             url: As for `create`.
             master: Any of the store's masters.
+            backup: Where to put the store as it was, a SQLite file that the older release reads.
 
         Returns:
             False if there was nothing to do.
@@ -166,7 +228,7 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
 
         database = databases.open_database(url, busy_timeout=DEFAULT_BUSY_TIMEOUT, read_only=False)
         try:
-            return migrate(database, master)
+            return migrate(database, master, backup)
         finally:
             database.close()
 
@@ -179,11 +241,15 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
         """Close the store."""
         self.close()
 
-    def check(self) -> None:
+    def check(self, *, generation: int = 0) -> None:
         """Read and authenticate the whole store: every row, every wrapped key.
 
+        Args:
+            generation: The store is to be at this `generation()` at least, as it was known
+                elsewhere: an older copy of the whole store authenticates by itself.
+
         Raises:
-            KeyStoreError: Something is damaged; the text says what.
+            KeyStoreError: Something is damaged, or the store is older; the text says what.
         """
         self._check()
         self._database.check()
@@ -191,6 +257,13 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
         self._database.read(lambda transaction: read_leases(transaction, self._root, head))
         for keyset in self._load_all():
             self._material.open_all(keyset)
+        self.all_usage(), self.held_keys(), self.backups()
+        now = self.generation()
+        if now < generation:
+            raise KeyStoreError(
+                f"the key store is older than it was: it is at generation {now}, and {generation} "
+                "was known; if it was restored from a backup, look at what was changed since"
+            )
 
     # Looking
 
@@ -231,24 +304,29 @@ class KeyStore(Leases, StoreMasters, BoundKeysets, Lifecycle):
         return [Key._of(row, k.head.purpose) for k in found for row in k.in_order()]
 
     def due(self) -> Due:
-        """Return what the keysets' policies ask for now: rotations, re-encryptions."""
-        return report.due(self._load_all(), self._now())
+        """Return what is due now: rotations, re-encryptions, destructions, a backup."""
+        return report.due(self._load_all(), self.held_keys(), self._now())
 
     def stats(self) -> dict[str, int | float | None]:
         """Return figures for monitoring, from the whole database and of this process.
 
         Returns:
-            `keysets`; `keys_` and each state; `due_rotations`, `due_reencryptions`;
+            `keysets`; `keys_` and each state; `due_rotations`, `due_reencryptions`,
+            `due_destructions`, `not_backed_up` keys;
             `days_to_next_rotation`, None without policies; `cache_hits` and `cache_misses` of
             unwrapped keys in this store; `master_calls` and `master_failures` of this process.
         """
         return {
-            **report.figures(self._load_all(), self._now()),
+            **report.figures(self._load_all(), self.held_keys(), self._now()),
             "cache_hits": self._material.hits,
             "cache_misses": self._material.misses,
             "master_calls": wrapped.COUNTS["calls"],
             "master_failures": wrapped.COUNTS["failures"],
         }
+
+    def metrics(self) -> str:
+        """Return `stats` as text in the exposition format of Prometheus."""
+        return report.exposition(self.stats())
 
     # Keysets
 

@@ -122,6 +122,7 @@ pub struct Each {
 
 const TOTALS: u8 = 1;
 const EACH: u8 = 2;
+const USAGE: u8 = 4;
 
 static WANTED: AtomicU8 = AtomicU8::new(0);
 
@@ -157,6 +158,11 @@ pub fn enabled() -> bool {
 /// Counts from now on, or no more. What was counted stays.
 pub fn enable(on: bool) {
     set(TOTALS, on);
+}
+
+/// Counts from now on, for as long as the process lives: the usage figures of key stores.
+pub fn enable_usage() {
+    set(USAGE, true);
 }
 
 /// Keeps each call too, for [`drain`], or no more.

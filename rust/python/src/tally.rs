@@ -12,6 +12,7 @@ use crate::errors::{DecryptionError, FormatError, KeyNotFoundError, KeyStateErro
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(tally_enable, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_enable_usage, m)?)?;
     m.add_function(wrap_pyfunction!(tally_snapshot, m)?)
 }
 
@@ -19,6 +20,12 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 fn tally_enable(on: bool) {
     tally::enable(on);
+}
+
+/// Counts from now on, whatever `tally_enable` says: key stores keep usage figures.
+#[pyfunction]
+fn tally_enable_usage() {
+    tally::enable_usage();
 }
 
 /// Key id (None where it isn't known), operation, outcome ("success" or the exception's class),

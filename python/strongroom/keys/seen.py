@@ -1,0 +1,43 @@
+"""What this process has seen of each store, so that an older copy put back is noticed."""
+
+from __future__ import annotations
+
+import threading
+
+from strongroom.keys.rows import KeysetRow
+
+__all__ = ["Seen"]
+
+
+class Seen:
+    """The newest generation of each keyset that this process has seen, of all stores.
+
+    A whole keyset or store that was put back authenticates; only someone who remembers a later
+    generation can tell. The stores are told apart by their root key's id.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stores: dict[str, dict[str, tuple[int, bytes]]] = {}
+
+    def get(self, root_id: str, name: str) -> tuple[int, bytes] | None:
+        """Return the newest generation seen and its head's MAC, None if none was."""
+        return self._stores.get(root_id, {}).get(name)
+
+    def of(self, root_id: str) -> dict[str, tuple[int, bytes]]:
+        """Return what `get` returns for each keyset of a store."""
+        with self._lock:
+            return dict(self._stores.get(root_id, {}))
+
+    def record(self, root_id: str, head: KeysetRow) -> None:
+        """Remember a head that was read outside a transaction, or committed in one."""
+        with self._lock:
+            heads = self._stores.setdefault(root_id, {})
+            newest = heads.get(head.name)
+            if newest is None or newest[0] < head.generation:
+                heads[head.name] = (head.generation, head.mac)
+
+    def forget(self, root_id: str) -> None:
+        """Forget a store, which the caller knows to have been restored from a backup."""
+        with self._lock:
+            self._stores.pop(root_id, None)

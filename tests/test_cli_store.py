@@ -1,0 +1,235 @@
+"""`strongroom store`, `keys due|stats|policy|suspend|...`: a store's life on the command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_runner import Cli
+from strongroom.cli import exitcodes
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path).init()
+
+
+def key(cli: Cli, key_id: str) -> dict[str, object]:
+    [found] = [
+        k for k in cli.ok("keys", "list", "--json").of_type("key") if k["key_ids"] == [key_id]
+    ]
+    return found
+
+
+def test_states(cli: Cli) -> None:
+    first = cli.current_key()
+    assert "suspended" in cli.ok("keys", "suspend", first, "--reason", "asked to").text
+    assert key(cli, first)["reason"] == "asked to"
+    cli.fails(exitcodes.KEY_STATE, "keys", "activate", first, "--json")
+    assert "active" in cli.ok("keys", "resume", first).text
+    cli.ok("keys", "compromise", first, "--rotate")
+    assert key(cli, first)["state"] == "compromised"
+    second = cli.current_key()
+    assert second != first
+    [told] = cli.ok("keys", "suspend", second, "--json").of_type("key")
+    assert told["state"] == "suspended"
+
+
+def test_rotation_of_many_machines(cli: Cli) -> None:
+    first = cli.current_key()
+    cli.ok("keys", "rotate", "--expected", first, "--reason", "yearly")
+    second = cli.current_key()
+    assert key(cli, second)["reason"] == "yearly"
+    cli.ok("keys", "rotate", "--expected", first)
+    assert cli.current_key() == second
+    cli.ok("keys", "rotate", "--if-due")
+    assert cli.current_key() == second
+    assert "nothing is due" in cli.ok("keys", "rotate", "--due").stderr
+    cli.fails(exitcodes.USAGE, "keys", "rotate", "--due", "--if-due")
+
+
+def test_policy_and_due(cli: Cli) -> None:
+    assert "no policy" in cli.ok("keys", "policy").text
+    cli.ok("keys", "policy", "--originator", "90d", "--recipient", "52w", "--enforce")
+    assert cli.ok("keys", "policy").text == (
+        "default: a primary for 90 days, enforced; re-encryption after 364 days\n"
+    )
+    [found] = cli.ok("keys", "policy", "--promote", "after-backup", "--json").of_type("policy")
+    assert found["policy"] == {
+        "originator_seconds": None,
+        "recipient_seconds": None,
+        "enforce": False,
+        "promote": "after-backup",
+    }
+    cli.fails(exitcodes.USAGE, "keys", "policy", "--enforce")
+    cli.fails(exitcodes.USAGE, "keys", "policy", "--originator", "soon")
+    cli.ok("keys", "policy", "--none")
+    cli.ok("keys", "policy", "--originator", "1s")
+    first = cli.current_key()
+    cli.ok("store", "backup", cli.folder / "b1.db")
+    while cli.current_key() == first:
+        cli.ok("keys", "rotate", "--due")  # a second may not be over yet
+    second = cli.current_key()
+    cli.ok("keys", "policy", "--none")
+    [due] = cli.ok("keys", "due", "--json").of_type("key")
+    assert (due["key_ids"], due["due"]) == ([second], ["back up"])
+    assert "back up" in cli.ok("keys", "due").text
+    cli.ok("store", "backup", cli.folder / "b2.db")
+    assert "nothing is due" in cli.ok("keys", "due").stderr
+
+
+def test_the_whole_inventory(cli: Cli) -> None:
+    first = cli.current_key()
+    (cli.folder / "plain").write_bytes(bytes(1000))
+    cli.ok("encrypt", "plain")
+    cli.ok("decrypt", "plain.srm", "-o", "again")
+    [made] = cli.ok("store", "backup", cli.folder / "b.db", "--json").of_type("backup")
+    found = key(cli, first)
+    assert found["purpose"] == "data"
+    assert found["state"] == "active"
+    assert found["generation"] == 1
+    assert found["due"] == []
+    assert found["policy"] == {
+        "originator_seconds": None,
+        "recipient_seconds": None,
+        "enforce": False,
+        "promote": "",
+    }
+    assert (found["backup"], found["backup_name"]) == (made["backup"], "b.db")
+    for name in ("since", "created", "activated"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", str(found[name]))
+    assert found["deactivated"] is None
+    assert found["destroy_after"] is None
+
+
+def test_stats_and_metrics(cli: Cli) -> None:
+    cli.ok("keys", "rotate")
+    [found] = cli.ok("keys", "stats", "--json").of_type("stats")
+    assert found["figures"]["keys_active"] == 1
+    assert found["figures"]["keys_deactivated"] == 1
+    assert found["figures"]["not_backed_up"] == 1
+    assert found["figures"]["master_calls"] == 1
+    assert "keys active" in cli.ok("keys", "stats").text
+    text = cli.ok("keys", "stats", "--metrics").text
+    # The grammar of the text format: comments, or a name with labels and a number.
+    line = re.compile(
+        r"# (HELP|TYPE) [a-z_]+ .+"
+        r'|[a-z_]+(\{[a-z_]+="[^"\\\n]*"\})? -?[0-9.]+(e[-+]?[0-9]+)?'
+    )
+    assert all(line.fullmatch(one) for one in text.splitlines())
+    assert 'strongroom_keys{state="active"} 1' in text.splitlines()
+    assert "strongroom_master_calls_total 1" in text.splitlines()
+    names = [one.split()[2] for one in text.splitlines() if one.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+def test_destroy_waits(cli: Cli) -> None:
+    first = cli.current_key()
+    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", first)
+    cli.ok("keys", "rotate")
+    said = cli.ok("keys", "destroy", first, "--reason", "tenant left")
+    assert "undestroy" in said.stderr
+    found = key(cli, first)
+    assert (found["state"], found["reason"]) == ("deactivated", "tenant left")
+    assert found["destroy_after"] is not None
+    assert "nothing is due" in cli.ok("keys", "destroy", "--due").stderr
+    cli.ok("keys", "undestroy", first)
+    assert key(cli, first)["destroy_after"] is None
+    cli.ok("keys", "destroy", first, "--after", "30d")
+    cli.fails(exitcodes.USAGE, "keys", "destroy", first, "--after", "30d", "--force")
+    cli.fails(exitcodes.USAGE, "keys", "destroy")
+    cli.fails(exitcodes.USAGE, "keys", "destroy", first, "--due")
+    cli.fails(exitcodes.USAGE, "keys", "destroy", first, "--after", "-1")
+    cli.ok("keys", "destroy", first, "--force", "--yes")
+    assert key(cli, first)["state"] == "destroyed"
+    assert key(cli, first)["destroy_after"] is None
+    cli.fails(exitcodes.KEY_STATE, "keys", "undestroy", first)
+
+
+def test_what_is_due_and_may_not_be_destroyed_yet(cli: Cli) -> None:
+    """Its time is over; that it was the primary a moment ago is another matter."""
+    first = cli.current_key()
+    cli.ok("keys", "rotate")
+    cli.ok("keys", "destroy", first, "--after", "1s")
+    while "destroy" not in (due := cli.ok("keys", "due", "--json").of_type("key"))[0]["due"]:
+        assert due
+    result = cli.run("keys", "destroy", "--due", "--json")
+    assert result.code == exitcodes.SOME_FAILED
+    [failed] = result.of_type("item")
+    assert failed["code"] == exitcodes.KEY_STATE
+    assert key(cli, first)["state"] == "deactivated"
+
+
+def test_destroy_a_keyset(cli: Cli) -> None:
+    cli.ok("keys", "new", "--keyset", "tenant", "--create", "--purpose", "names")
+    cli.ok("keys", "rotate", "--keyset", "tenant")
+    cli.fails(exitcodes.USAGE, "keys", "destroy-keyset", "tenant")
+    gone = cli.ok("keys", "destroy-keyset", "tenant", "--yes", "--json").of_type("key")
+    assert [k["state"] for k in gone] == ["destroyed"] * 2
+    assert {k["purpose"] for k in gone} == {"names"}
+    cli.fails(exitcodes.NOT_FOUND, "keys", "destroy-keyset", "other", "--yes")
+    cli.fails(exitcodes.USAGE, "keys", "new", "--purpose", "names")
+
+
+def test_backup_check_restore(cli: Cli) -> None:
+    (cli.folder / "plain").write_bytes(b"value")
+    cli.ok("encrypt", "plain")
+    assert "no backup" in cli.ok("store", "backup").stderr
+    backup = cli.folder / "b.db"
+    [made] = cli.ok("store", "backup", backup, "--json").of_type("backup")
+    cli.fails(exitcodes.OTHER, "store", "backup", backup)
+    assert made["backup"] in cli.ok("store", "backup").text
+    [checked] = cli.ok("store", "check", "--json").of_type("summary")
+    assert checked["generation"] == made["generation"]
+    cli.fails(exitcodes.OTHER, "store", "check", "--generation", checked["generation"] + 1)
+    # The store is lost.
+    for name in ("keys.db", "keys.db-wal", "keys.db-shm"):
+        (cli.folder / name).unlink(missing_ok=True)
+    [result] = cli.ok("store", "restore", backup, "--json").of_type("summary")
+    assert (result["keys"], result["lost"]) == (1, [])
+    cli.ok("decrypt", "plain.srm", "-o", "again")
+    assert (cli.folder / "again").read_bytes() == b"value"
+    cli.fails(exitcodes.OTHER, "store", "restore", backup)
+    cli.fails(exitcodes.NOT_FOUND, "store", "restore", cli.folder / "none.db")
+    backup.write_bytes(b"no store")
+    cli.store.unlink()
+    cli.fails(exitcodes.OTHER, "store", "restore", backup)
+    assert not cli.store.exists()
+
+
+def test_check_finds_damage(cli: Cli) -> None:
+    import sqlite3
+
+    with sqlite3.connect(cli.store) as connection:
+        connection.execute("UPDATE strongroom_keys SET reason = 'x'")
+    connection.close()
+    assert "damaged" in cli.fails(exitcodes.OTHER, "store", "check").stderr
+
+
+def test_migrate_has_nothing_to_do(cli: Cli) -> None:
+    [found] = cli.ok("store", "migrate", "--json").of_type("summary")
+    assert found["status"] == "current"
+    assert not list(cli.folder.glob("*.schema-*"))
+
+
+def test_doctor_tells_of_keys_in_no_backup(cli: Cli) -> None:
+    [found] = cli.ok("doctor", "--json").of_type("doctor")
+    assert found["store"]["not_backed_up"] == 1
+    assert "1 active key in no backup" in cli.ok("doctor").text
+    cli.ok("store", "backup", cli.folder / "b.db")
+    [found] = cli.ok("doctor", "--json").of_type("doctor")
+    assert found["store"]["not_backed_up"] == 0
+
+
+def test_a_store_moved_to_another_machine(cli: Cli, tmp_path: Path) -> None:
+    """A backup is a store: it is read where it lies, with the master at hand."""
+    (cli.folder / "plain").write_bytes(b"value")
+    cli.ok("encrypt", "plain")
+    cli.ok("store", "backup", cli.folder / "b.db")
+    away = tmp_path / "away"
+    away.mkdir()
+    shutil.copy(cli.folder / "b.db", away)
+    cli.ok("decrypt", "plain.srm", "-o", "again", "--store", away / "b.db")
+    assert (cli.folder / "again").read_bytes() == b"value"
