@@ -31,7 +31,7 @@ cp "target/asan/$target/fast/lib_native.so" "$package/strongroom/_native.abi3.so
 # Leaks: what the interpreter keeps to its end is none of ours. Signals stay the tests' own.
 # Limits of time in the tests are this many times longer.
 export STRONGROOM_TEST_SLOWER=20
-export ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_abort=0:allocator_may_return_null=1
+export ASAN_OPTIONS=detect_leaks=0:malloc_context_size=5:handle_segv=0:handle_abort=0:allocator_may_return_null=1
 run() { LD_PRELOAD="$runtime" PYTHONPATH="$PWD/$package" PYTHONMALLOC=malloc "$python" "$@"; }
 
 run -c 'import strongroom._native as n; assert "target/asan" in n.__file__, n.__file__'
