@@ -19,6 +19,7 @@ if sys.argv[1:2] == ["exit"]:
 import strongroom
 from strongroom import (
     DecryptionError,
+    EnvelopeEncryption,
     FileMasterKey,
     KeyStore,
     MemoryLockedKey,
@@ -190,6 +191,23 @@ def scenario_passphrase() -> None:
         cipher.decrypt(cipher.encrypt(b"x"))
         checkpoint("alive")
     master.close()
+    checkpoint("gone")
+
+
+def scenario_cache() -> None:
+    """Envelopes under a master, whose KEKs are cached, until they are forgotten."""
+    master = FileMasterKey.create(FOLDER / "master")
+    with EnvelopeEncryption(master) as cipher:
+        message = cipher.encrypt(os.urandom(100_000), b"ad")
+        cipher.decrypt(message, b"ad")
+        with contextlib.suppress(DecryptionError):
+            cipher.decrypt(message, b"other")
+        (FOLDER / "message").write_bytes(message)
+        checkpoint("alive")
+        cipher.forget()
+        checkpoint("forgotten")
+    del master, cipher
+    gc.collect()
     checkpoint("gone")
 
 

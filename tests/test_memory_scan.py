@@ -141,6 +141,36 @@ def test_no_copy_of_a_passphrase(tmp_path, key, backend):
         assert target.finish() == 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_copy_of_a_cached_key(tmp_path, backend):
+    with Target("cache", tmp_path, STRONGROOM_MEMORY_BACKEND=backend) as target:
+        target.wait_for("alive")
+        master = bytes.fromhex((tmp_path / "master").read_bytes().split()[1].decode())
+        message = (tmp_path / "message").read_bytes()
+        envelope = reader.parse_envelope(message)
+        (slot,) = [s for s in envelope.slots if s.kind == 3]
+        kek = reader.software_master(master)(slot.body[18 : 18 + 125], slot.body[:16])
+        _, dek = reader.open_dek(
+            message,
+            masters={constructions.key_id(master): reader.software_master(master)},
+            associated_data=b"ad",
+        )
+        keys = {"master": master, "kek": kek}
+        wanted = dek_patterns("dek", dek, envelope.salt, CONTEXT + b"ad")
+        for name, key in keys.items():
+            wanted |= key_patterns(name, key)
+        for checkpoint, inside in (("alive", {"master", "kek"}), ("forgotten", {"master"})):
+            if checkpoint != "alive":
+                target.wait_for(checkpoint)
+            hits = scan(target.pid, wanted)
+            assert [hit for hit in hits if not hit.region.is_arena] == [], checkpoint
+            found = {hit.what for hit in hits} & keys.keys()
+            assert found == (inside if backend == "mlock" else set()), checkpoint
+        target.wait_for("gone")
+        assert scan(target.pid, wanted) == []
+        assert target.finish() == 0
+
+
 def store_keys(folder: Path) -> dict[str, bytes]:
     """Master, root key and keyset keys of the scenario's store, by the independent reader."""
     line = (folder / "master").read_bytes()
