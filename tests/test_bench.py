@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -9,17 +10,19 @@ import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from cli_runner import COMMAND
-from strongroom.bench import measure, peers, plot, runner, tables, targets, works
+from strongroom.bench import further, measure, peers, plot, runner, tables, targets, works
 from strongroom.bench.measure import Contender, Pace
 
 # Limits, locks and times of the whole process, and of the machine.
 pytestmark = pytest.mark.alone
 
 SECONDS = 300
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +244,47 @@ def test_what_the_host_took_is_warned_of() -> None:
     ]
     machine["load_before"] = 3.0
     assert "the load was 3.00 on 2 CPUs" in runner.warnings_of(document)[0]
+
+
+def benches(name: str) -> ModuleType:
+    """Import a module of benches/, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location(f"benches_{name}", ROOT / f"benches/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_report_and_the_readme_show_the_same_rows(quick: Any) -> None:
+    document, _, _ = quick
+    report = benches("report").render(document, "the notes")
+    readme = benches("readme")
+    text = readme.refresh((ROOT / "README.md").read_text(), document)
+    assert readme.refresh(text, document) == text
+    assert report.rstrip().endswith("the notes")
+    for row in targets.rows(document):
+        assert f"| {row.work} | {row.against or ' '} |" in report
+        assert (f"| {row.work} | {row.against or '-'} |" in text) == (row.value is not None)
+    for name in document["left_out"]:
+        assert name in report
+
+
+@pytest.mark.parametrize("shape", ["{0}", "{1}", "{1} {0}", "{0} {0} {1}", "{0} {1} {1}"])
+def test_a_readme_without_its_place_is_left_alone(shape: str) -> None:
+    readme = benches("readme")
+    with pytest.raises(readme.NoMarks):
+        readme.refresh(shape.format(readme.BEGIN, readme.END), {})
+
+
+def test_other_parts_add_jobs_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ModuleType("part")
+    job = runner.Job("part", runner.DEFAULT, "part", "work", {})
+    vars(part)["jobs"] = lambda scale, folder: [job] if scale.quick and folder == "f" else []
+    vars(part)["rows"] = lambda make, document: make.most("part", "one", 2.0, 1.0, "{:.0f}")
+    monkeypatch.setattr(further, "modules", lambda: [part])
+    assert runner.plan(runner.QUICK, "f")[-1] is job
+    assert job not in runner.plan(runner.FULL, "f")
+    document: dict[str, Any] = {"engines": {}}
+    assert targets.rows(document)[-1].verdict == targets.SHORT
+    assert targets.rows(document, "aes-gcm")[-1].work != "part"
