@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from strongroom.errors import HSMError, KeyNotFoundError
 from strongroom.hsm import codes
@@ -37,6 +37,8 @@ class Lane:
         session: The session, or None.
         epoch: When it was opened, as the token counts.
         keys: Objects of the session with what is known of them, by key id.
+        allowed: The purpose, the key that a caller named and the one that a message did, where the
+            one was found to be a version of the other, and fit to be used for that.
         inside: Whether an operation is at work, where the lock is re-entrant.
     """
 
@@ -46,7 +48,10 @@ class Lane:
         self.session: Any = None
         self.epoch: object = None
         self.keys: dict[str, tuple[Any, TokenKey]] = {}
+        self.allowed: set[tuple[str, str, str]] = set()
         self.inside = False
+        self._encrypt: Callable[[Any, bytes, bytes], bytes]
+        self._decrypt: Callable[[Any, bytes, bytes], bytes]
         self._has_rng = False
         self._nonces = b""
         self._next = 0
@@ -59,19 +64,17 @@ class Lane:
             (ctypes.c_char * _MOST_ASSOCIATED_DATA).from_buffer(self._data)
         )
 
-    def enter(self) -> None:
-        """Begin an operation.
+    def refuse(self) -> NoReturn:
+        """Refuse a second operation: what it would write over may be a nonce in use.
 
         Raises:
-            HSMError: This thread is in one already: a signal handler, or a finaliser, interrupted
-                it, and what it would write over may be a nonce in use.
+            HSMError: This thread is in one already, which a signal handler or a finaliser
+                interrupted.
         """
-        if self.inside:
-            raise HSMError(
-                "the token is in use by the call that this one interrupts: don't use it from a "
-                "signal handler or a finaliser"
-            )
-        self.inside = True
+        raise HSMError(
+            "the token is in use by the call that this one interrupts: don't use it from a "
+            "signal handler or a finaliser"
+        )
 
     @contextmanager
     def locked(self, path: str, timeout: float) -> Iterator[None]:
@@ -89,14 +92,24 @@ class Lane:
 
     def use(self, session: Any, epoch: object, *, has_rng: bool) -> None:  # noqa: ANN401
         """Take a session that was opened."""
+        from strongroom.hsm import binding
+
         self.forget()
+        # An import statement in each call would cost more than the rest of it.
+        self._encrypt, self._decrypt = binding.gcm_encrypt, binding.gcm_decrypt
         self.session, self.epoch, self._has_rng = session, epoch, has_rng
 
     def forget(self) -> None:
         """Forget the session and all that belongs to it."""
         self.session = self.epoch = None
         self.keys.clear()
+        self.allowed.clear()
         self._nonces, self._next = b"", 0
+
+    def drop(self, key_id: str) -> None:
+        """Look a key up again when it is used next."""
+        self.keys.pop(key_id, None)
+        self.allowed.clear()
 
     def key(self, key_id: str) -> tuple[Any, TokenKey]:
         """Return a key's object in this session and what it is, looked up by CKA_ID once.
@@ -135,15 +148,13 @@ class Lane:
         Raises:
             Fault: The token refused or failed.
         """
-        from strongroom.hsm.binding import gcm_encrypt
-
         at = self._next
         if at >= len(self._nonces):
             self._draw()
             at = 0
         self._next = at + NONCE_LEN
         self._nonce[:] = self._nonces[at : at + NONCE_LEN]
-        sealed = gcm_encrypt(key, plaintext, self._parameters(bound))
+        sealed = self._encrypt(key, plaintext, self._parameters(bound))
         if len(sealed) != len(plaintext) + TAG_LEN:
             raise HSMError("the token's AES-GCM gave another number of bytes than it takes")
         return bytes(self._nonce), sealed
@@ -161,11 +172,9 @@ class Lane:
             KeyNotFoundError: The key is not there any more.
             Fault: The token refused or failed.
         """
-        from strongroom.hsm.binding import gcm_decrypt
-
         self._nonce[:] = nonce
         try:
-            return gcm_decrypt(self.key(key_id)[0], sealed, self._parameters(bound))
+            return self._decrypt(self.key(key_id)[0], sealed, self._parameters(bound))
         except Fault as fault:
             if fault.code not in codes.NOT_AUTHENTIC:
                 raise
@@ -173,7 +182,7 @@ class Lane:
         if code == codes.GENERAL_ERROR:
             # SoftHSM says so of a wrong tag, kryoptic of a key that another process destroyed, and
             # any token of its own troubles: then it fails here too.
-            self.keys.pop(key_id, None)
+            self.drop(key_id)
             self.key(key_id)
         return None
 

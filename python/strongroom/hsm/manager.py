@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from strongroom import _events, _native
 from strongroom.errors import (
+    AuditError,
     DecryptionError,
     FormatError,
     HSMError,
@@ -16,6 +17,7 @@ from strongroom.hsm import keys, wrapping
 from strongroom.hsm.keys import TokenKey
 from strongroom.hsm.lane import NONCE_LEN, TAG_LEN, Lane
 from strongroom.hsm.opened import OpenToken, check_key_id
+from strongroom.hsm.said import Said
 from strongroom.masters import wrapped
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ __all__ = ["HSMKeyManager"]
 
 MAGIC = b"SR\x02\x03"
 _ID_END = len(MAGIC) + 16
+_WIPED = bytes(32)
+_GCM_WRAPPED_LEN = wrapped.HEADER_LENGTH + wrapping.GCM_BLOB_LEN
+_WRAPPED_NONCE = slice(wrapped.HEADER_LENGTH, wrapped.HEADER_LENGTH + NONCE_LEN)
+_WRAPPED_SEALED = slice(wrapped.HEADER_LENGTH + NONCE_LEN, None)
 _SEALED_AT = _ID_END + NONCE_LEN
 MAX_PLAINTEXT = 65_536
 MAX_ASSOCIATED_DATA = 65_535
@@ -34,6 +40,7 @@ _TOO_LONG = (
     f"a token encrypts at most {MAX_PLAINTEXT} bytes: for more use EnvelopeEncryption with a "
     "master in the token; the HSM wraps keys, the CPU encrypts data"
 )
+_TOO_MUCH_BOUND = f"associated data is longer than {MAX_ASSOCIATED_DATA:,} bytes"
 
 
 class HSMKeyManager(OpenToken):
@@ -88,11 +95,10 @@ class HSMKeyManager(OpenToken):
             found = [i for _, i in keys.versions(lane, label) if i.id != key_id.hex()]
             if found:
                 raise HSMError(f"there is a key {found[0].id} with the label {label!r}: rotate it")
-            return self._make(lane, key_id, label)
+            return self._make(lane, key_id, label, said)
 
-        made = self._run(work)
-        _events.report("hsm.key.generated", key_id=made, label=label, algorithm="AES-256")
-        return made
+        with Said("hsm.key.generated", **self._about(label), key_id=key_id.hex()) as said:
+            return self._run(work)
 
     def rotate(self, label: str) -> str:
         """Make the next version of a label; the older ones only decrypt from then on.
@@ -109,7 +115,7 @@ class HSMKeyManager(OpenToken):
         keys.check_label(label)
         made: list[bytes] = []
 
-        def work(lane: Lane) -> tuple[str, str]:
+        def work(lane: Lane) -> str:
             from strongroom.hsm import binding
 
             found = keys.versions(lane, label)
@@ -118,16 +124,17 @@ class HSMKeyManager(OpenToken):
                 raise KeyNotFoundError(f"the token has no key with the label {label!r}")
             if not made:
                 made.append(keys.new_id(before[0][1].version + 1))
-            new = self._make(lane, made[0], label)
+                active = [info.id for _, info in before if info.active]
+                said.fields |= {"old_key_id": (*active, None)[0], "new_key_id": made[0].hex()}
+            new = self._make(lane, made[0], label, said)
             for key, info in before:
                 if info.active:
                     binding.allow(key, wrapping=info.mechanism == "wrap", allowed=False)
-                    lane.keys.pop(info.id, None)
-            return new, before[0][1].id
+                    lane.drop(info.id)
+            return new
 
-        new, old = self._run(work)
-        _events.report("hsm.key.rotated", key_id=new, label=label, old_key_id=old)
-        return new
+        with Said("hsm.key.rotated", **self._about(label)) as said:
+            return self._run(work)
 
     def find(self, label: str) -> str:
         """Return the id of a label's primary, as the token has it now.
@@ -186,18 +193,19 @@ class HSMKeyManager(OpenToken):
         def work(lane: Lane) -> None:
             from strongroom.hsm import binding
 
-            lane.keys.pop(key_id, None)
+            lane.drop(key_id)
             try:
                 key, _ = lane.look_up(key_id)
             except KeyNotFoundError:
                 if not tried:
                     raise
                 return  # It was done, and the answer was lost.
+            said()
             tried.append(True)
             binding.destroy(key)
 
-        self._run(work)
-        _events.report("hsm.key.destroyed", key_id=key_id)
+        with Said("hsm.key.destroyed", token=self.token_label, key_id=key_id) as said:
+            self._run(work)
 
     def self_test(self) -> list[Check]:
         """Try what the library needs of a token, with two keys that are destroyed again.
@@ -209,7 +217,11 @@ class HSMKeyManager(OpenToken):
 
         return self._run(run_checks)
 
-    def _make(self, lane: Lane, key_id: bytes, label: str) -> str:
+    def _about(self, label: str) -> dict[str, Any]:
+        purpose = "master" if label.startswith(keys.MASTER_PREFIX) else "data"
+        return {"token": self.token_label, "purpose": purpose, "algorithm": "AES-256"}
+
+    def _make(self, lane: Lane, key_id: bytes, label: str, said: Said) -> str:
         from strongroom.hsm import binding
 
         way = label.startswith(keys.MASTER_PREFIX) and self._wraps_only(lane)
@@ -217,7 +229,8 @@ class HSMKeyManager(OpenToken):
         try:
             # Whoever makes one of the same version at the same time sees this one, or is seen.
             keys.versions(lane, label)
-        except HSMError:
+            said()
+        except (HSMError, AuditError):
             binding.destroy(key)
             raise
         binding.allow(key, wrapping=way, allowed=True)
@@ -255,11 +268,10 @@ class HSMKeyManager(OpenToken):
             associated_data = _bytes(associated_data, "associated_data")
         if len(plaintext) > MAX_PLAINTEXT:
             raise LimitError(_TOO_LONG)
-        _check_associated_data(associated_data)
-        check_key_id(key_id)
-        header = MAGIC + bytes.fromhex(key_id)
+        if len(associated_data) > MAX_ASSOCIATED_DATA:
+            raise LimitError(_TOO_MUCH_BOUND)
+        header = MAGIC + self._id_of(key_id, "data")
         bound = header + associated_data
-        self._count(key_id, "data")
 
         def work(lane: Lane) -> bytes:
             key, info = lane.keys.get(key_id) or lane.key(key_id)
@@ -267,7 +279,7 @@ class HSMKeyManager(OpenToken):
             nonce, sealed = lane.seal(key, plaintext, bound)
             return header + nonce + sealed
 
-        return self._used(work, key_id)
+        return self._run(work, key_id)
 
     def decrypt(self, key_id: str, message: Buffer, associated_data: Buffer = b"") -> bytes:
         """Decrypt what `encrypt` gave.
@@ -288,8 +300,8 @@ class HSMKeyManager(OpenToken):
             message = _bytes(message, "message")
         if type(associated_data) is not bytes:
             associated_data = _bytes(associated_data, "associated_data")
-        _check_associated_data(associated_data)
-        check_key_id(key_id)
+        if len(associated_data) > MAX_ASSOCIATED_DATA:
+            raise LimitError(_TOO_MUCH_BOUND)
         length = len(message) - _SEALED_AT - TAG_LEN
         if message[:4] != MAGIC or not 0 <= length <= MAX_PLAINTEXT:
             _refuse(message)
@@ -298,7 +310,8 @@ class HSMKeyManager(OpenToken):
         bound = message[:_ID_END] + associated_data
 
         def work(lane: Lane) -> bytes | None:
-            keys.check_use(self._named(lane, key_id, named)[1], "data", writing=False)
+            if ("data", key_id, named) not in lane.allowed:
+                self._allow(lane, "data", key_id, named)
             return lane.open(named, nonce, sealed, bound)
 
         plaintext = self._run(work)
@@ -329,7 +342,7 @@ class HSMKeyManager(OpenToken):
             with memoryview(key) as view, _native.MemoryLockedKey(view.toreadonly()) as handle:
                 return self.wrap_key(key_id, handle)
         mechanism, blob = self._wrap(key_id, key, key.key_id)
-        return wrapped.header(mechanism, key_id) + blob
+        return wrapped.MAGIC + bytes((mechanism,)) + self._writing[key_id] + blob
 
     def unwrap_key(
         self, key_id: str, wrapped_key: Buffer, wrapped_key_id: str
@@ -350,55 +363,55 @@ class HSMKeyManager(OpenToken):
             KeyNotFoundError, KeyStateError, HSMError: As `decrypt`.
             DecryptionError: It was changed, or is another key than the one named.
         """
-        check_key_id(key_id)
         check_key_id(wrapped_key_id)
-        mechanism, wrapping_id, blob = wrapped.parse(_bytes(wrapped_key, "wrapped_key"))
-        if mechanism not in (wrapping.GCM, wrapping.KWP, wrapping.KW):
-            raise FormatError("the key was not wrapped by a token")
-        return self._unwrap(key_id, wrapping_id, mechanism, blob, wrapped_key_id)
+        if type(wrapped_key) is not bytes:
+            wrapped_key = _bytes(wrapped_key, "wrapped_key")
+        if len(wrapped_key) != _GCM_WRAPPED_LEN or wrapped_key[:5] != wrapping.GCM_HEAD:
+            # Another way, or none: this tells.
+            mechanism, _, _ = wrapped.parse(wrapped_key)
+            if mechanism not in (wrapping.KWP, wrapping.KW):
+                raise FormatError("the key was not wrapped by a token")
+        return self._unwrap(key_id, wrapped_key, wrapped_key_id)
 
     def _wrap(self, key_id: str, key: _native.MemoryLockedKey, context: str) -> tuple[int, bytes]:
-        check_key_id(key_id)
-        check_key_id(context)
-        self._count(key_id, "master")
+        own, inner = self._id_of(key_id, "master"), bytes.fromhex(context)
         material = key.get()
-        try:
-            value = bytes(material)
-        finally:
-            material[:] = bytes(len(material))
+        value = bytes(material)
+        material[:] = _WIPED
 
         def work(lane: Lane) -> tuple[int, bytes]:
-            master, info = lane.key(key_id)
+            master, info = lane.keys.get(key_id) or lane.key(key_id)
             keys.check_use(info, "master", writing=True)
-            return wrapping.wrap(lane, master, info, value, context)
+            return wrapping.wrap(lane, master, info, value, own + inner)
 
-        made = self._used(work, key_id)
-        _events.report("hsm.key.wrapped", key_id=context, wrapping_key_id=key_id)
+        made = self._run(work, key_id)
+        _events.report("hsm.key.wrapped", key_id=context, wrapping_key_id=key_id, mechanism=made[0])
         return made
 
-    def _unwrap(
-        self, key_id: str, wrapping_id: str, mechanism: int, blob: bytes, context: str
-    ) -> _native.MemoryLockedKey:
-        def work(lane: Lane) -> bytes:
-            master, info = self._named(lane, key_id, wrapping_id)
-            keys.check_use(info, "master", writing=False)
-            return wrapping.unwrap(lane, master, info, mechanism, blob, context)
+    def _unwrap(self, key_id: str, message: bytes, context: str) -> _native.MemoryLockedKey:
+        """Unwrap kind 04, mechanisms 01 to 03, whose form was looked at."""
+        named = message[5 : wrapped.HEADER_LENGTH].hex()
+        bound = message[: wrapped.HEADER_LENGTH] + bytes.fromhex(context)
+
+        def work(lane: Lane) -> bytes | None:
+            if ("master", key_id, named) not in lane.allowed:
+                self._allow(lane, "master", key_id, named)
+            if message[4] != wrapping.GCM:
+                return wrapping.unwrap(
+                    lane.key(named)[0], message[4], message[wrapped.HEADER_LENGTH :]
+                )
+            return lane.open(named, message[_WRAPPED_NONCE], message[_WRAPPED_SEALED], bound)
 
         value = self._run(work)
-        if len(value) != 32:
+        if value is None or len(value) != 32:
             raise DecryptionError
         key = _native.MemoryLockedKey(value)
         # KW and KWP bind no context: the derived id does.
         if key.key_id != context:
             key.destroy()
             raise DecryptionError
-        _events.report("hsm.key.unwrapped", key_id=context, wrapping_key_id=wrapping_id)
+        _events.report("hsm.key.unwrapped", key_id=context, wrapping_key_id=named)
         return key
-
-
-def _check_associated_data(data: bytes) -> None:
-    if len(data) > MAX_ASSOCIATED_DATA:
-        raise LimitError(f"associated data is longer than {MAX_ASSOCIATED_DATA:,} bytes")
 
 
 def _bytes(data: object, name: str) -> bytes:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 from strongroom.errors import HSMError, KeyNotFoundError, KeyStateError
 from strongroom.hsm import codes, keys, pins
+from strongroom.hsm.choice import Choice
 from strongroom.hsm.counts import Counts
-from strongroom.hsm.keys import TokenKey
 from strongroom.hsm.lane import Lane
 from strongroom.hsm.module import get_module
-from strongroom.hsm.token import Choice, Token, open_token
+from strongroom.hsm.token import Token, open_token
 from strongroom.hsm.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class OpenToken:
         self._timeout = float(timeout)
         self._pooled = bool(thread_safe)
         self._counts = Counts(key_store)
-        self._counted: set[str] = set()
+        # Keys that have written, by id.
+        self._writing: dict[str, bytes] = {}
         self._module = get_module(_module_path(pkcs11_lib, parts))
         choice = Choice(
             slot_id=parts.slot_id if slot is None else slot,
@@ -85,51 +86,68 @@ class OpenToken:
         )
         self._token: Token | None = open_token(self._module, choice, pin, self._timeout)
 
-    def _named(self, lane: Lane, key_id: str, named: str) -> tuple[Any, TokenKey]:
-        """Return the key that a message names, if it is of the same label as the caller's.
+    def _allow(self, lane: Lane, purpose: str, key_id: str, named: str) -> None:
+        """Look that the key of a message is of the label of the one that the caller named.
 
         Otherwise a message of another tenant's key would open in this one's place.
+
+        Raises:
+            KeyNotFoundError: It isn't, or one of them is not there.
+            KeyStateError: They are of another purpose.
         """
-        found = lane.key(key_id)
-        if named == key_id:
-            return found
-        other = lane.key(named)
-        if other[1].label != found[1].label:
+        check_key_id(key_id)
+        info = lane.key(key_id)[1]
+        other = lane.key(named)[1]
+        if other.label != info.label:
             raise KeyNotFoundError(
-                f"the message is of the key {named}, which is no version of {found[1].label!r}",
+                f"the message is of the key {named}, which is no version of {info.label!r}",
                 key_id=named,
             )
-        return other
+        keys.check_use(other, purpose, writing=False)
+        lane.allowed.add((purpose, key_id, named))
 
-    def _count(self, key_id: str, purpose: str) -> None:
-        """Count a message before it is written; not under the token's lock, for a store may wait.
+    def _id_of(self, key_id: str, purpose: str) -> bytes:
+        """Return the 16 bytes of the id of a key that is about to write, and count its message.
+
+        Not under the token's lock: a store may wait.
 
         Raises:
             LimitError: The key has written all that it may.
         """
-        if key_id not in self._counted:
+        try:
+            found = self._writing.get(key_id)
+        except TypeError:
+            found = None
+        if found is None:
+            check_key_id(key_id)
             # No counter is made for a key that isn't there.
             self._run(lambda lane: keys.check_use(lane.key(key_id)[1], purpose, writing=True))
-            self._counted.add(key_id)
+            found = self._writing[key_id] = bytes.fromhex(key_id)
         self._counts.take(key_id)
+        return found
 
-    def _used(self, work: Callable[[Lane], T], key_id: str) -> T:
-        """Do what needs a key that may encrypt; if it may not any more, say so."""
+    def _run(self, work: Callable[[Lane], T], writes: str | None = None) -> T:
+        """Do something with the token.
+
+        Args:
+            work: What is done.
+            writes: The key that must be one that may encrypt; if it may not any more, that is said.
+        """
+        token = self._token
+        if token is None:
+            raise HSMError("it is closed")
         try:
-            return self._run(work)
+            return token.run(work, self._timeout, self._pooled)
         except HSMError as error:
-            if error.code != codes.KEY_FUNCTION_NOT_PERMITTED:
+            if writes is None or error.code != codes.KEY_FUNCTION_NOT_PERMITTED:
                 raise
         # Another process has rotated it since it was looked at.
-        self._run(lambda lane: lane.keys.pop(key_id, None))
+        self._run(lambda lane: lane.drop(writes))
         raise KeyStateError(
-            f"the token's key {key_id} may not encrypt any more: a later version took its place",
-            key_id=key_id,
+            f"the token's key {writes} may not encrypt any more: a later version took its place",
+            key_id=writes,
             state="deactivated",
         )
-
-    def _run(self, work: Callable[[Lane], T]) -> T:
-        return self._open_token().run(work, self._timeout, pooled=self._pooled)
 
     def _open_token(self) -> Token:
         token = self._token
@@ -183,8 +201,6 @@ def _module_path(path: str | os.PathLike[str] | None, uri: Pkcs11Uri) -> str | o
     if uri.module_name is not None:
         # The dynamic loader's to find.
         return f"lib{uri.module_name}.so"
-    import os
-
     named = os.environ.get("STRONGROOM_PKCS11_LIB")
     if not named:
         raise HSMError(

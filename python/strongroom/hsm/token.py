@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from strongroom import _events, _native
 from strongroom.errors import HSMError
 from strongroom.hsm import codes, pins
+from strongroom.hsm.choice import Choice
 from strongroom.hsm.codes import Fault, hsm_error
 from strongroom.hsm.lane import Lane
 from strongroom.hsm.module import Module, busy
@@ -19,60 +20,17 @@ if TYPE_CHECKING:
     from strongroom.hsm.binding import Slot
     from strongroom.hsm.pins import PinSource
 
-__all__ = ["Choice", "Token", "open_token"]
+__all__ = ["Token", "open_token"]
 
 T = TypeVar("T")
+
+_generation = _native.process_generation
 
 # Sessions of a token whose module is thread-safe. More than the cores of most machines; few enough
 # for devices that have sixteen.
 POOL = 8
 # As long as a token is looked for that is not there.
 LOOK_SECONDS = 0.4
-
-
-class Choice:
-    """Which token is meant: each of what is not None must be the token's."""
-
-    def __init__(
-        self,
-        *,
-        slot_id: int | None = None,
-        label: str | None = None,
-        serial: str | None = None,
-        manufacturer: str | None = None,
-        model: str | None = None,
-    ) -> None:
-        """Take what is asked for."""
-        self._wanted = {
-            "slot_id": slot_id,
-            "label": label,
-            "serial": serial,
-            "manufacturer": manufacturer,
-            "model": model,
-        }
-
-    def among(self, slots: list[Slot], where: str) -> Slot | None:
-        """Return the one slot that fits, or None.
-
-        Raises:
-            HSMError: Several do.
-        """
-        found = [
-            slot
-            for slot in slots
-            if all(v is None or getattr(slot, n) == v for n, v in self._wanted.items())
-            # Every SoftHSM shows a blank one behind the others: it is meant only if it is named.
-            and (slot.initialized or self._wanted["slot_id"] is not None)
-        ]
-        if len(found) > 1:
-            names = ", ".join(f"slot {slot.slot_id} ({slot.label!r})" for slot in found)
-            raise HSMError(f"{where} has several tokens: {names}; name one by slot or token_label")
-        return found[0] if found else None
-
-    def __str__(self) -> str:
-        """Say what was asked for."""
-        parts = [f"{n.replace('_id', '')} {v!r}" for n, v in self._wanted.items() if v is not None]
-        return "a token with " + " and ".join(parts) if parts else "an initialised token"
 
 
 class Token:
@@ -163,7 +121,7 @@ class Token:
         return self._session is not None and self._session_epoch == self._now()
 
     def _now(self) -> tuple[int, int]:
-        return self.module.epoch, _native.process_generation()
+        return self.module.epoch, _generation()
 
     def _log_in(self, text: str | None = None) -> None:
         """Open the session that is logged in.
@@ -193,14 +151,18 @@ class Token:
             if fault.code in codes.PIN_REFUSED and text is not None:
                 pins.remember_refused((self.module.path, self.serial), text)
             if fault.code in codes.PIN_REFUSED:
-                _events.report("hsm.login.refused", outcome="failure", token=self.label)
+                _events.report_failure("hsm.login.refused", token=self.label)
                 raise hsm_error(fault, self.name) from None
             raise
         self._session, self._session_epoch = session, self._now()
         self._epoch += 1
         if text is not None and self._pin is None:
             self._pin = pins.HeldPin(text)
-        _events.report("hsm.session.opened", token=self.label)
+        try:
+            _events.report("hsm.session.opened", token=self.label)
+        except BaseException:
+            self._drop()
+            raise
 
     def _held_pin(self, held: pins.HeldPin) -> str:
         if held.here or self._source is None:
@@ -239,7 +201,7 @@ class Token:
         from strongroom.hsm import binding
 
         for lane in self._pool:
-            if lane.session is not None and lane.epoch == (self._epoch, self._now()):
+            if lane.session is not None and lane.epoch == self._stamp():
                 binding.close_session(lane.session)
             lane.forget()
         if self._session is not None and self._session_epoch == self._now():
@@ -249,7 +211,7 @@ class Token:
 
     # --- Use ------------------------------------------------------------------------------------
 
-    def run(self, operation: Callable[[Lane], T], timeout: float, *, pooled: bool = False) -> T:
+    def run(self, operation: Callable[[Lane], T], timeout: float, pooled: bool = False) -> T:
         """Do something with a session, and recover once from a session that is lost.
 
         Args:
@@ -267,9 +229,15 @@ class Token:
             raise busy(self.module.path, timeout)
         fresh = False
         try:
-            lane.enter()
+            if lane.inside:
+                lane.refuse()
+            lane.inside = True
             try:
-                if not self._current(lane):
+                if lane.session is None or lane.epoch != (
+                    self._epoch,
+                    self.module.epoch,
+                    _generation(),
+                ):
                     fresh = not self.alive()
                     self._ready()
                 return operation(lane)
@@ -282,14 +250,17 @@ class Token:
         return self._recover(operation, fault, seen, fresh, timeout)
 
     def _current(self, lane: Lane) -> bool:
-        return lane.session is not None and lane.epoch == (self._epoch, self._now())
+        return lane.session is not None and lane.epoch == self._stamp()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        return self._epoch, self.module.epoch, _generation()
 
     def _ready(self) -> None:
         """Give the first lane its session, which is the one that logs in."""
         if not self.alive():
             self._log_in()
         assert self._slot is not None  # noqa: S101 - found by _log_in
-        self._lane.use(self._session, (self._epoch, self._now()), has_rng=self._slot.has_rng)
+        self._lane.use(self._session, self._stamp(), has_rng=self._slot.has_rng)
 
     def _recover(
         self,
@@ -304,7 +275,9 @@ class Token:
             raise hsm_error(fault, self.name)
         lane = self._lane
         with self.module.alone(timeout):
-            lane.enter()
+            if lane.inside:
+                lane.refuse()
+            lane.inside = True
             try:
                 steps = [self._restart]
                 # A session that was opened just now is as good as another one would be.
@@ -327,7 +300,7 @@ class Token:
             finally:
                 lane.inside = False
         if fault.code in codes.RECOVERABLE:
-            _events.report("hsm.unreachable", outcome="failure", token=self.label)
+            _events.report_failure("hsm.unreachable", token=self.label)
         raise hsm_error(fault, self.name)
 
     def _restart(self) -> None:
@@ -361,7 +334,7 @@ class Token:
             self._log_in()
         slot = self._find_slot()
         session = binding.open_session(slot, write=not self._read_only, pin=None)
-        lane.use(session, (self._epoch, self._now()), has_rng=slot.has_rng)
+        lane.use(session, self._stamp(), has_rng=slot.has_rng)
 
     def _take(self, timeout: float) -> Lane:
         with self._changed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from strongroom.errors import DecryptionError, HSMError
+from strongroom.errors import HSMError
 from strongroom.hsm import codes
 from strongroom.hsm.codes import Fault
+from strongroom.masters import wrapped
 
 if TYPE_CHECKING:
     from strongroom.hsm.keys import TokenKey
@@ -18,10 +19,11 @@ __all__ = ["GCM", "KW", "KWP", "unwrap", "wrap"]
 GCM = 1
 KWP = 2
 KW = 3
-_NONCE_LEN = 12
+GCM_HEAD = wrapped.MAGIC + bytes((GCM,))
+NONCE_LEN = 12
 _KEY_LEN = 32
 _KW_LEN = _KEY_LEN + 8
-GCM_BLOB_LEN = _NONCE_LEN + _KEY_LEN + 16
+GCM_BLOB_LEN = NONCE_LEN + _KEY_LEN + 16
 
 
 def wrap(
@@ -29,7 +31,7 @@ def wrap(
     key: Any,  # noqa: ANN401
     info: TokenKey,
     value: bytes,
-    context: str,
+    ids: bytes,
 ) -> tuple[int, bytes]:
     """Wrap 32 bytes, by the best way that the key and the token have.
 
@@ -38,7 +40,7 @@ def wrap(
         key: The wrapping key.
         info: What it is.
         value: The key to wrap.
-        context: Its key id; bound by GCM alone.
+        ids: The wrapping key's id and the wrapped key's; bound by GCM alone.
 
     Returns:
         The mechanism's byte, and the blob.
@@ -48,7 +50,7 @@ def wrap(
         Fault: It failed.
     """
     if info.mechanism == "gcm":
-        nonce, sealed = lane.seal(key, value, _bound(GCM, info.id, context))
+        nonce, sealed = lane.seal(key, value, GCM_HEAD + ids)
         return GCM, nonce + sealed
     from strongroom.hsm import binding
 
@@ -66,27 +68,15 @@ def wrap(
     raise HSMError("the token wraps keys neither by AES-GCM nor by AES-KWP nor by AES-KW")
 
 
-def unwrap(
-    lane: Lane,
-    key: Any,  # noqa: ANN401
-    info: TokenKey,
-    mechanism: int,
-    blob: bytes,
-    context: str,
-) -> bytes:
-    """The inverse of `wrap`. That it is the key of that id is for the caller to look at.
+def unwrap(key: Any, mechanism: int, blob: bytes) -> bytes | None:  # noqa: ANN401
+    """The inverse of `wrap` by KWP or KW; None where it does not authenticate.
+
+    GCM's is `Lane.open`. That the key is the one of that id is for the caller to look at.
 
     Raises:
-        DecryptionError: The blob, or with GCM the context, was changed.
         HSMError: The token has no way to.
         Fault: It failed.
     """
-    if mechanism == GCM:
-        nonce, sealed = blob[:_NONCE_LEN], blob[_NONCE_LEN:]
-        value = lane.open(info.id, nonce, sealed, _bound(GCM, info.id, context))
-        if value is None:
-            raise DecryptionError
-        return value
     from strongroom.hsm import binding
 
     refused = False
@@ -100,11 +90,5 @@ def unwrap(
                 raise
             refused = True
     if refused:
-        raise DecryptionError
+        return None
     raise HSMError("the token does not unwrap in the way in which the key was wrapped")
-
-
-def _bound(mechanism: int, wrapping_id: str, context: str) -> bytes:
-    from strongroom.masters.wrapped import header
-
-    return header(mechanism, wrapping_id) + bytes.fromhex(context)

@@ -11,6 +11,7 @@ from strongroom.hsm import keys, wrapping
 from strongroom.hsm.manager import HSMKeyManager
 from strongroom.hsm.opened import LOCK_SECONDS
 from strongroom.hsm.uri import Pkcs11Uri
+from strongroom.masters import wrapped
 
 if TYPE_CHECKING:
     import os
@@ -135,6 +136,7 @@ class Pkcs11MasterKey:
         """Unwrap what `wrap` gave, under the same context.
 
         Raises:
+            FormatError: The blob has not the length of one.
             DecryptionError: The blob or the context was changed, or another key wrapped it.
             MasterKeyError: The token refused or is out of reach.
         """
@@ -167,9 +169,9 @@ class Pkcs11MasterKey:
     def _unwrap(
         self, wrapping_id: str, mechanism: int, blob: bytes, context: str
     ) -> _native.MemoryLockedKey:
-        return _as_master(
-            lambda: self._manager._unwrap(self.key_id, wrapping_id, mechanism, blob, context)
-        )
+        message = wrapped.header(mechanism, wrapping_id) + blob
+        wrapped.parse(message)
+        return _as_master(lambda: self._manager._unwrap(self.key_id, message, context))
 
     def close(self) -> None:
         """Give the login back. Closing twice is allowed."""
