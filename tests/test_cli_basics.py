@@ -110,6 +110,8 @@ def test_help_lists_all_commands(run: Cli) -> None:
         ["decrypt", "x"],
         ["decrypt", ".srm"],
         ["decrypt", "x.srm", "--suffix", ".age"],
+        ["encrypt", "-r", "a", "b/../a", "-o", "x"],
+        ["encrypt", "-j", "1025", "x"],
         ["rewrap", "-"],
         ["keys"],
         ["keys", "retire"],

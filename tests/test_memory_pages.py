@@ -361,6 +361,27 @@ def test_usual_limit_holds_many_keys(backend):
     assert (done.stdout, done.stderr) == ("end\n", "")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_address_space_left(backend):
+    code = """
+        import resource
+        kept = SecureBuffer(32)
+        kept.write(b"kept")
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
+        for _ in range(100):
+            try:
+                SecureBuffer(1 << 30)
+            except MemoryError as error:
+                assert "1073741824 bytes" in str(error), error
+            else:
+                raise AssertionError("not refused")
+        assert memory_status().secrets == 1 and bytes(kept.read(4)) == b"kept"
+        print("end")
+    """
+    done = run(code, STRONGROOM_MEMORY_BACKEND=backend)
+    assert (done.stdout, done.stderr) == ("end\n", "")
+
+
 # Numbers of mlock, mlock2 and memfd_secret on x86-64, and what seccomp_data begins with.
 REFUSED = """
     import struct

@@ -37,6 +37,9 @@ def check_sources(
         raise click.UsageError("--suffix must not be empty and has no /")
     if any(not source for source in sources):
         raise click.UsageError("a FILE's name can't be empty")
+    bases = {os.path.basename(os.path.abspath(source)) for source in sources}
+    if recursive and needs_target and len(bases) < len(sources):
+        raise click.UsageError("two FILEs have the same base name, and would be mixed")
 
 
 def named_targets(
