@@ -394,7 +394,7 @@ def keyring_of(keys: list[bytes]) -> _native.Keyring:
         )
         for number, (name, key) in enumerate(zip(ids, keys, strict=True))
     ]
-    return _native.Keyring(lambda _missing: (ids[0], contents, 300.0))
+    return _native.Keyring(lambda _missing: (ids[0], contents, 300.0, ""))
 
 
 def test_all_keys_of_a_keyset_are_loaded_and_one_is_used() -> None:

@@ -14,8 +14,8 @@ def test_a_load_that_began_before_an_invalidation_is_not_kept():
         if len(loads) == 1:
             # Another thread changes the store after this load has read it.
             keyring.invalidate()
-            return old.key_id, [(old.key_id, "active", "default", old)], 300.0
-        return new.key_id, [(new.key_id, "active", "default", new)], 300.0
+            return old.key_id, [(old.key_id, "active", "default", old, "")], 300.0, ""
+        return new.key_id, [(new.key_id, "active", "default", new, "")], 300.0, ""
 
     keyring = Keyring(reload)
     assert keyring.primary_id == old.key_id
@@ -33,8 +33,8 @@ def test_an_older_load_does_not_replace_a_newer_one():
             inner.append(None)
             # A second thread begins and ends its load while this one is under way.
             assert keyring.primary_id == new.key_id
-            return old.key_id, [(old.key_id, "active", "default", old)], 300.0
-        return new.key_id, [(new.key_id, "active", "default", new)], 300.0
+            return old.key_id, [(old.key_id, "active", "default", old, "")], 300.0, ""
+        return new.key_id, [(new.key_id, "active", "default", new, "")], 300.0, ""
 
     keyring = Keyring(reload)
     assert keyring.primary_id == old.key_id
@@ -47,7 +47,7 @@ def test_what_is_kept_no_time_is_loaded_each_time():
 
     def reload(_missing):
         loads.append(None)
-        return key.key_id, [(key.key_id, "active", "default", key)], 0.0
+        return key.key_id, [(key.key_id, "active", "default", key, "")], 0.0, ""
 
     cipher = KeysetCipher(Keyring(reload))
     for _ in range(3):

@@ -106,7 +106,7 @@ _Row = tuple[str, str, str, MemoryLockedKey | None, str]
 @final
 class Keyring:
     def __new__(
-        cls, reload: Callable[[str | None], tuple[str | None, list[_Row], float]]
+        cls, reload: Callable[[str | None], tuple[str | None, list[_Row], float, str]]
     ) -> Self: ...
     @property
     def primary_id(self) -> str: ...

@@ -34,7 +34,7 @@ T = TypeVar("T")
 Plan = Callable[[Keyset, Transaction], Keyset]
 Uses = Callable[[Keyset], list[tuple[str, dict[str, str]]]]
 Entry = tuple[str, str, str, "_native.MemoryLockedKey | None", str]
-Contents = tuple[str | None, list[Entry], float]
+Contents = tuple[str | None, list[Entry], float, str]
 
 # How many keysets' metadata and keyrings are kept, the least recently used going first.
 MAX_CACHED = 4096
@@ -345,12 +345,18 @@ class StoreBase:
         seconds = self._cache_seconds
         primary = keyset.primary
         rules = policy.load(keyset.head.policy)
+        why = f"keyset {name!r} has no primary key: rotate it, or activate a key"
         if primary is not None and rules.enforce:
             # Encrypting ends with the period, reading doesn't.
             left = ((rules.ends(primary) or 0) - self._now()) / 1e6
             seconds = min(seconds, left) if left > 0 else seconds
-            primary = primary if left > 0 else None
-        return primary.key_id if primary else None, self._entries(keyset), seconds
+            if left <= 0:
+                why = (
+                    f"the time of keyset {name!r}'s primary key {primary.key_id} is over by its "
+                    "policy, which is enforced: rotate the keyset"
+                )
+                primary = None
+        return primary.key_id if primary else None, self._entries(keyset), seconds, why
 
     def _contents(self, missing: str | None) -> Contents:
         """All keysets read within the cache time, and the missing key's: no primary among all."""
@@ -366,7 +372,7 @@ class StoreBase:
             if until > now and keyset.head.purpose == "data":
                 entries += self._entries(keyset)
                 end = min(end, until)
-        return None, entries, end - now
+        return None, entries, end - now, "no keyset was named to encrypt under"
 
     def _entries(self, keyset: Keyset) -> list[Entry]:
         keys = self._material.unwrap(keyset)

@@ -18,8 +18,9 @@ use crate::buf::detached::attach;
 use crate::errors::{KeyStoreError, OrRaise, to_py};
 use crate::secret::MemoryLockedKey;
 
-/// What a reload returns: primary id, (id, state, keyset, key, note) each, seconds it may be kept.
-type Reloaded = (Option<String>, Vec<Row>, f64);
+/// What a reload returns: primary id, (id, state, keyset, key, note) each, seconds it may be kept,
+/// and why there is no primary.
+type Reloaded = (Option<String>, Vec<Row>, f64, String);
 type Row = (String, String, String, Option<Py<MemoryLockedKey>>, String);
 
 /// A key with its state.
@@ -137,6 +138,7 @@ struct Contents {
     ticket: u64,
     expires: Instant,
     primary: Option<Arc<Entry>>,
+    why: String,
     keys: HashMap<KeyId, Arc<Entry>>,
 }
 
@@ -175,7 +177,7 @@ impl Keyring {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let reloaded = self.reload.bind(py).call1((missing.map(|id| hex(id)),))?;
-        let (primary, rows, seconds): Reloaded = reloaded.extract()?;
+        let (primary, rows, seconds, why): Reloaded = reloaded.extract()?;
         let primary = primary.map(|id| parse_id(&id)).transpose()?;
         let mut keys = HashMap::with_capacity(rows.len());
         for (id, state, keyset, key, note) in rows {
@@ -198,6 +200,7 @@ impl Keyring {
             ticket,
             expires: began + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO),
             primary: primary.and_then(|id| keys.get(&id).cloned()),
+            why,
             keys,
         });
         let mut cell = self
@@ -223,7 +226,7 @@ impl Keyring {
             return Ok((entry.id, Arc::clone(key)));
         }
         Err(Error::KeyState {
-            message: "the keyset has no primary key: rotate it, or activate a key".into(),
+            message: contents.why.clone(),
             key_id: None,
             state: "none",
         })
