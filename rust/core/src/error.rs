@@ -44,6 +44,15 @@ pub enum Error {
     Os(std::io::Error),
     /// The caller's progress or signal check asked to stop.
     Interrupted,
+    /// The audit log could not be written or read.
+    Audit(String),
+    /// The audit log was changed.
+    AuditIntegrity {
+        /// What to tell.
+        message: String,
+        /// The first bad record, where it can be named.
+        sequence: Option<u64>,
+    },
 }
 
 /// Result with the core's error.
@@ -52,6 +61,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// The failure that tells nothing.
     pub const DECRYPTION: Error = Error::Decryption { index: None };
+
+    /// An audit log that was changed.
+    pub fn integrity(message: impl Into<String>, sequence: Option<u64>) -> Self {
+        Error::AuditIntegrity {
+            message: message.into(),
+            sequence,
+        }
+    }
 
     /// A format error with its text.
     pub fn format(text: impl Into<String>) -> Self {
@@ -67,13 +84,14 @@ impl std::fmt::Display for Error {
             | Error::Limit(text)
             | Error::Master(text)
             | Error::Invalid(text)
-            | Error::Memory(text) => f.write_str(text),
+            | Error::Memory(text)
+            | Error::Audit(text) => f.write_str(text),
             Error::Decryption { .. } => {
                 f.write_str("decryption failed: wrong key, wrong associated data, or damaged message")
             }
-            Error::KeyNotFound { message, .. } | Error::KeyState { message, .. } => {
-                f.write_str(message)
-            }
+            Error::KeyNotFound { message, .. }
+            | Error::KeyState { message, .. }
+            | Error::AuditIntegrity { message, .. } => f.write_str(message),
             Error::Forked => f.write_str(
                 "this key was opened before fork() and is not inherited: open it again in this process",
             ),

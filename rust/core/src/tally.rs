@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::keys::KeyId;
@@ -25,6 +25,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Encrypt, Self::Decrypt, Self::Rewrap, Self::Verify];
+
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +59,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Success,
+        Self::Decryption,
+        Self::KeyNotFound,
+        Self::KeyState,
+        Self::Format,
+        Self::Limit,
+        Self::Other,
+    ];
+
     /// "success", or the class of the exception.
     pub fn name(self) -> &'static str {
         match self {
@@ -123,6 +137,7 @@ pub struct Each {
 const TOTALS: u8 = 1;
 const EACH: u8 = 2;
 const USAGE: u8 = 4;
+const INTERVAL: u8 = 8;
 
 static WANTED: AtomicU8 = AtomicU8::new(0);
 
@@ -136,16 +151,21 @@ const MAX_EACH: usize = 1 << 18;
 #[derive(Default)]
 struct Tally {
     totals: HashMap<Kind, Total>,
+    /// What was added since [`take`].
+    interval: HashMap<Kind, Total>,
     each: Vec<Each>,
     /// Calls that found the queue full: they are in the totals alone.
     unrecorded: u64,
 }
 
+/// The tally, and what wakes whoever waits for calls.
+type Shared = (Mutex<Tally>, Condvar);
+
 // A forked child starts with nothing: what its parent counted, the parent tells.
-static TALLY: ForkLocal<Mutex<Tally>> = ForkLocal::new(|| Mutex::new(Tally::default()));
+static TALLY: ForkLocal<Shared> = ForkLocal::new(|| (Mutex::new(Tally::default()), Condvar::new()));
 
 fn tally() -> MutexGuard<'static, Tally> {
-    TALLY.get().lock().unwrap_or_else(PoisonError::into_inner)
+    TALLY.get().0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether anything is to be counted.
@@ -165,6 +185,11 @@ pub fn enable_usage() {
     set(USAGE, true);
 }
 
+/// Adds up for [`take`] too, or no more.
+pub fn enable_interval(on: bool) {
+    set(INTERVAL, on);
+}
+
 /// Keeps each call too, for [`drain`], or no more.
 pub fn enable_each(on: bool) {
     set(EACH, on);
@@ -180,9 +205,10 @@ fn set(bit: u8, on: bool) {
 
 /// Counts a call.
 pub fn count(kind: Kind, messages: u64, bytes: u64) {
-    let time = now();
+    let time = crate::audit::template::now();
     let mut tally = tally();
-    if WANTED.load(Ordering::Relaxed) & EACH != 0 {
+    let wanted = WANTED.load(Ordering::Relaxed);
+    if wanted & EACH != 0 {
         if tally.each.len() < MAX_EACH {
             tally.each.push(Each {
                 kind,
@@ -190,25 +216,57 @@ pub fn count(kind: Kind, messages: u64, bytes: u64) {
                 bytes,
                 time,
             });
+            if tally.each.len() == 1 {
+                TALLY.get().1.notify_one();
+            }
         } else {
             tally.unrecorded += messages;
         }
     }
-    let kind = if tally.totals.len() < MAX_KINDS || tally.totals.contains_key(&kind) {
+    let more = Total {
+        messages,
+        bytes,
+        first: time,
+        last: time,
+    };
+    add(&mut tally.totals, kind, more);
+    if wanted & INTERVAL != 0 {
+        add(&mut tally.interval, kind, more);
+    }
+}
+
+fn add(totals: &mut HashMap<Kind, Total>, kind: Kind, more: Total) {
+    let kind = if totals.len() < MAX_KINDS || totals.contains_key(&kind) {
         kind
     } else {
         Kind { key: None, ..kind }
     };
-    let total = tally.totals.entry(kind).or_insert(Total {
+    let total = totals.entry(kind).or_insert(Total {
         messages: 0,
         bytes: 0,
-        first: time,
-        last: time,
+        ..more
     });
-    total.messages += messages;
-    total.bytes += bytes;
+    total.messages += more.messages;
+    total.bytes += more.bytes;
     // The clock may be set back.
-    total.last = total.last.max(time);
+    total.first = total.first.min(more.first);
+    total.last = total.last.max(more.last);
+}
+
+/// Takes what was added since the last call, by the time of its first message.
+#[must_use]
+pub fn take() -> Vec<(Kind, Total)> {
+    let mut taken: Vec<_> = std::mem::take(&mut tally().interval).into_iter().collect();
+    taken.sort_by_key(|(_, total)| total.first);
+    taken
+}
+
+/// Puts back what was taken and could not be recorded.
+pub fn give_back(taken: Vec<(Kind, Total)>) {
+    let mut tally = tally();
+    for (kind, total) in taken {
+        add(&mut tally.interval, kind, total);
+    }
 }
 
 /// All totals, in no order.
@@ -221,6 +279,17 @@ pub fn snapshot() -> Vec<(Kind, Total)> {
         .collect()
 }
 
+/// Waits until a call is there to be drained, or so long; whether one is.
+#[must_use]
+pub fn wait(longest: Duration) -> bool {
+    let (mutex, woken) = TALLY.get();
+    let tally = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+    let (tally, _) = woken
+        .wait_timeout_while(tally, longest, |tally| tally.each.is_empty())
+        .unwrap_or_else(PoisonError::into_inner);
+    !tally.each.is_empty()
+}
+
 /// Takes the calls that wait, in their order, and how many found no room since the last time.
 #[must_use]
 pub fn drain() -> (Vec<Each>, u64) {
@@ -230,10 +299,17 @@ pub fn drain() -> (Vec<Each>, u64) {
     (each, std::mem::take(&mut tally.unrecorded))
 }
 
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-        })
+/// Puts back what was drained and could not be recorded, before what came since.
+pub fn put_back(mut waiting: Vec<Each>, unrecorded: u64) {
+    let mut tally = tally();
+    tally.unrecorded += unrecorded;
+    let came = std::mem::take(&mut tally.each);
+    let room = MAX_EACH.saturating_sub(waiting.len());
+    tally.unrecorded += came
+        .iter()
+        .skip(room)
+        .map(|each| each.messages)
+        .sum::<u64>();
+    waiting.extend(came.into_iter().take(room));
+    tally.each = waiting;
 }

@@ -7,6 +7,8 @@ use pyo3::{PyErr, PyResult, Python};
 use strongroom_core::error::hex;
 use strongroom_core::{Error, Result};
 
+pyo3::import_exception!(strongroom.errors, AuditError);
+pyo3::import_exception!(strongroom.errors, AuditIntegrityError);
 pyo3::import_exception!(strongroom.errors, DecryptionError);
 pyo3::import_exception!(strongroom.errors, FormatError);
 pyo3::import_exception!(strongroom.errors, KeyNotFoundError);
@@ -25,6 +27,11 @@ pub fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::Master(text) => return MasterKeyError::new_err(text),
         Error::Invalid(text) => return PyValueError::new_err(text),
         Error::Memory(text) => return PyMemoryError::new_err(text),
+        Error::Audit(text) => return AuditError::new_err(text),
+        Error::AuditIntegrity { message, sequence } => py.get_type::<AuditIntegrityError>().call(
+            (message,),
+            [("sequence", sequence)].into_py_dict(py).ok().as_ref(),
+        ),
         Error::Os(error) => return os_error(error),
         Error::Interrupted => return PyKeyboardInterrupt::new_err(()),
         Error::Forked => {

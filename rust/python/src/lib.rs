@@ -1,6 +1,7 @@
 //! The extension module `strongroom._native`: converts, detaches, calls the core, wraps.
 #![deny(unsafe_code)]
 
+mod audit;
 mod batch;
 #[allow(unsafe_code)]
 mod buf;
@@ -38,6 +39,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<keyring::Keyring>()?;
     m.add_class::<keyset_cipher::KeysetCipher>()?;
     m.add_class::<envelope::EnvelopeCipher>()?;
+    audit::register(m)?;
     file::register(m)?;
     hazmat::register(m)?;
     message::register(m)?;

@@ -1,18 +1,24 @@
 //! What was done with each key, told to the core's tally. See `strongroom_core::tally`.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use strongroom_core::error::hex;
 use strongroom_core::keys::KeyId;
 use strongroom_core::record;
-use strongroom_core::tally::{self, Kind};
+use strongroom_core::tally::{self, Kind, Total};
 
 pub use strongroom_core::tally::{Operation, Outcome, enabled};
 
 use crate::errors::{DecryptionError, FormatError, KeyNotFoundError, KeyStateError, LimitError};
+use crate::keyring::parse_id;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(tally_enable, m)?)?;
     m.add_function(wrap_pyfunction!(tally_enable_usage, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_gather, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_count, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_take, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_give_back, m)?)?;
     m.add_function(wrap_pyfunction!(tally_snapshot, m)?)
 }
 
@@ -43,7 +49,11 @@ type Row = (
 /// The totals of each key, operation and outcome since the process began, in no order.
 #[pyfunction]
 fn tally_snapshot() -> Vec<Row> {
-    tally::snapshot()
+    rows(tally::snapshot())
+}
+
+fn rows(totals: Vec<(Kind, Total)>) -> Vec<Row> {
+    totals
         .into_iter()
         .map(|(kind, total)| {
             (
@@ -57,6 +67,72 @@ fn tally_snapshot() -> Vec<Row> {
             )
         })
         .collect()
+}
+
+/// Gathers for `tally_take` or, with `each`, for `AuditLog.pump`.
+#[pyfunction]
+fn tally_gather(totals: bool, each: bool) {
+    tally::enable_interval(totals);
+    tally::enable_each(each);
+}
+
+/// Counts what Python code does with a key.
+#[pyfunction]
+fn tally_count(
+    operation: &str,
+    key_id: Option<&str>,
+    outcome: &str,
+    messages: u64,
+    bytes: u64,
+) -> PyResult<()> {
+    if enabled() {
+        tally::count(kind(key_id, operation, outcome)?, messages, bytes);
+    }
+    Ok(())
+}
+
+fn kind(key_id: Option<&str>, operation: &str, outcome: &str) -> PyResult<Kind> {
+    let operation = Operation::ALL
+        .into_iter()
+        .find(|known| known.name() == operation)
+        .ok_or_else(|| PyValueError::new_err(format!("no operation {operation:?}")))?;
+    let outcome = Outcome::ALL
+        .into_iter()
+        .find(|known| known.name() == outcome)
+        .unwrap_or(Outcome::Other);
+    Ok(Kind {
+        key: key_id.map(parse_id).transpose()?,
+        operation,
+        outcome,
+    })
+}
+
+/// Takes what was counted since the last call.
+#[pyfunction]
+fn tally_take() -> Vec<Row> {
+    rows(tally::take())
+}
+
+/// What `tally_take` returned, as Python gives it back.
+type OwnedRow = (Option<String>, String, String, u64, u64, u64, u64);
+
+/// Puts back what could not be recorded.
+#[pyfunction]
+fn tally_give_back(rows: Vec<OwnedRow>) -> PyResult<()> {
+    let totals = rows
+        .into_iter()
+        .map(|(key, operation, outcome, messages, bytes, first, last)| {
+            let total = Total {
+                messages,
+                bytes,
+                first,
+                last,
+            };
+            Ok((kind(key.as_deref(), &operation, &outcome)?, total))
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    tally::give_back(totals);
+    Ok(())
 }
 
 /// Counts one message, whatever became of it.

@@ -1,0 +1,238 @@
+//! All files of a log as one: which there are, what the oldest begins after, and where a record is.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
+
+use super::LINE_MAX;
+use super::note::{Checkpoint, PublicKey};
+use super::paths::{self, beside, failed};
+use super::place::{closing, expect, read_checkpoint};
+use super::position::Position;
+use super::record;
+use super::scan::Expected;
+use crate::{Error, Result};
+
+/// One file of a log.
+#[derive(Debug)]
+pub struct Piece {
+    /// Its path.
+    pub path: PathBuf,
+    /// Number of its first record.
+    pub first: u64,
+    /// Bytes of it that count.
+    pub len: u64,
+    file: File,
+}
+
+/// A log as it stood at one moment.
+#[derive(Debug)]
+pub struct Files {
+    /// Its files, the oldest first.
+    pub pieces: Vec<Piece>,
+    /// The place before the first record that is there.
+    pub start: Position,
+    /// Its key.
+    pub key: PublicKey,
+    /// The newest checkpoint and its bytes; None where it is missing.
+    pub newest: Option<(Checkpoint, Vec<u8>)>,
+    /// What must hold, in the order of sizes: closing checkpoints, the newest one.
+    pub expected: Vec<Expected>,
+}
+
+impl Files {
+    /// Looks at a log between two appends. `vkey` is its public key as the caller knows it; None
+    /// takes the one beside the log. `need_checkpoint` is false for callers that have one.
+    ///
+    /// # Errors
+    /// [`Error::Audit`] where files are missing, [`Error::AuditIntegrity`] where a checkpoint is not
+    /// this key's.
+    pub fn open(path: &Path, vkey: Option<&str>, need_checkpoint: bool) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::Audit(format!(
+                "{} is a directory: name the log's file",
+                path.display()
+            )));
+        }
+        let newest_file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Os(error)),
+            Err(error) => return Err(failed(path, "read", &error)),
+        };
+        drop(newest_file);
+        let vkey = match vkey {
+            Some(text) => text.to_owned(),
+            None => {
+                let vkey_path = beside(path, ".vkey");
+                let text = paths::read(&vkey_path)?.ok_or_else(|| {
+                    Error::Audit(format!(
+                        "{} is missing: it is no audit log, or give its public key",
+                        vkey_path.display()
+                    ))
+                })?;
+                String::from_utf8_lossy(&text).into_owned()
+            }
+        };
+        let key = PublicKey::parse(&vkey)?;
+        // Without the lock's file (a copy of a log) there are no writers either.
+        let lock = File::open(beside(path, ".lock")).ok();
+        if let Some(lock) = &lock {
+            retry_on_intr(|| flock(lock, FlockOperation::LockShared))
+                .map_err(|error| failed(path, "lock", &error.into()))?;
+        }
+        // Closing the lock's file gives the lock up.
+        let files = Self::look(path, key, need_checkpoint);
+        drop(lock);
+        files
+    }
+
+    fn look(path: &Path, key: PublicKey, need_checkpoint: bool) -> Result<Self> {
+        let newest = match read_checkpoint(path, &key) {
+            Ok(newest) => Some(newest),
+            Err(Error::Audit(_)) if !need_checkpoint => None,
+            Err(error) => return Err(error),
+        };
+        let rotated =
+            paths::all_rotated(path).map_err(|error| failed(path, "look beside", &error))?;
+        let mut start = Position::default();
+        let mut pieces = Vec::new();
+        let mut expected = Vec::new();
+        for (first, rotated) in rotated {
+            let closed = closing(&rotated, &key)?;
+            match File::open(&rotated) {
+                Ok(file) => {
+                    if let Some(at) = closed {
+                        expected.push(Expected {
+                            size: at.size(),
+                            root: at.range.root(),
+                            name: format!("closing checkpoint of {}", rotated.display()),
+                            hint: Some((at.last, at.range)),
+                        });
+                    }
+                    pieces.push(Piece::new(rotated, first, file)?);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let at = closed.filter(|_| pieces.is_empty()).ok_or_else(|| {
+                        Error::integrity(format!("{} is missing", rotated.display()), Some(first))
+                    })?;
+                    start = at.in_new_file();
+                }
+                Err(error) => return Err(failed(&rotated, "read", &error)),
+            }
+        }
+        let first = expected.last().map_or(start.first, |last| last.size);
+        let file = File::open(path).map_err(|error| failed(path, "read", &error))?;
+        pieces.push(Piece::new(path.to_owned(), first, file)?);
+        if let Some((checkpoint, _)) = &newest {
+            expected.push(expect(path, checkpoint.clone()));
+        }
+        Ok(Self {
+            pieces,
+            start,
+            key,
+            newest,
+            expected,
+        })
+    }
+
+    /// The line of a record and its place: file and offset.
+    ///
+    /// # Errors
+    /// [`Error::Audit`] where it is not found.
+    pub fn find(&self, seq: u64) -> Result<(usize, u64, Vec<u8>)> {
+        let missing = || Error::Audit(format!("record {seq} is in no file that is here"));
+        let number = self
+            .pieces
+            .iter()
+            .rposition(|piece| piece.first <= seq)
+            .ok_or_else(missing)?;
+        let piece = &self.pieces[number];
+        let (offset, line) = piece
+            .find(seq)
+            .map_err(|error| failed(&piece.path, "read", &error))?
+            .ok_or_else(missing)?;
+        Ok((number, offset, line))
+    }
+}
+
+impl Piece {
+    fn new(path: PathBuf, first: u64, file: File) -> Result<Self> {
+        let metadata = file
+            .metadata()
+            .map_err(|error| failed(&path, "look at", &error))?;
+        Ok(Self {
+            len: metadata.len(),
+            path,
+            first,
+            file,
+        })
+    }
+
+    /// Its bytes from an offset on.
+    pub fn reader(&self, offset: u64) -> impl BufRead {
+        let at = At {
+            file: &self.file,
+            offset,
+        };
+        BufReader::with_capacity(1 << 20, at.take(self.len.saturating_sub(offset)))
+    }
+
+    /// Looks for a record by halves: lines are in order.
+    fn find(&self, seq: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let (mut low, mut high) = (0, self.len);
+        while high - low > 4 * LINE_MAX as u64 {
+            let middle = low + (high - low) / 2;
+            match self.line_after(middle)? {
+                Some((offset, found)) if found <= seq => low = offset,
+                // A damaged region ends the search by halves on this side.
+                _ => high = middle,
+            }
+        }
+        let mut offset = low;
+        let mut reader = self.reader(low);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if Read::take(&mut reader, LINE_MAX as u64).read_until(b'\n', &mut line)? == 0 {
+                return Ok(None);
+            }
+            let len = line.len() as u64;
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            if record::parse(text).is_ok_and(|record| record.seq == seq) {
+                return Ok(Some((offset, text.to_vec())));
+            }
+            offset += len;
+        }
+    }
+
+    /// The first whole line that begins behind an offset, and its number.
+    fn line_after(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut reader = self.reader(offset);
+        let mut line = Vec::new();
+        let skipped = Read::take(&mut reader, LINE_MAX as u64).read_until(b'\n', &mut line)?;
+        line.clear();
+        Read::take(&mut reader, LINE_MAX as u64).read_until(b'\n', &mut line)?;
+        Ok(line
+            .strip_suffix(b"\n")
+            .and_then(|text| record::parse(text).ok())
+            .map(|record| (offset + skipped as u64, record.seq)))
+    }
+}
+
+/// A file read at its own offset, whoever else reads it.
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
