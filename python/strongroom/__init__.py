@@ -9,9 +9,10 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes 10 ms to import.
-    from strongroom import bulk, database, errors, files, hazmat, hsm, keys, masters
+    from strongroom import audit, bulk, database, errors, files, hazmat, hsm, keys, masters
     from strongroom._inspect import MessageInfo, SlotInfo, inspect
     from strongroom._native import __version__
+    from strongroom.audit import CryptoAuditLogger
     from strongroom.database import CipherSettings, DatabaseKeyRotation, EncryptedDatabase
     from strongroom.envelope import EnvelopeEncryption
     from strongroom.errors import (
@@ -78,6 +79,8 @@ _HOMES = {
     # The extension refuses a wrong STRONGROOM_ENGINE when it loads; the command line is there by
     # then, and says so in a sentence.
     "__version__": "strongroom._native",
+    "CryptoAuditLogger": "strongroom.audit",
+    "audit": "strongroom.audit",
     "bulk": "strongroom.bulk",
     "database": "strongroom.database",
     "errors": "strongroom.errors",
@@ -162,6 +165,7 @@ __all__ = [
     "AuditIntegrityError",
     "AwsKmsMasterKey",
     "CipherSettings",
+    "CryptoAuditLogger",
     "DatabaseBusyError",
     "DatabaseCorruptError",
     "DatabaseKeyError",
@@ -203,6 +207,7 @@ __all__ = [
     "VaultTransitMasterKey",
     "VersionedEncryption",
     "__version__",
+    "audit",
     "bulk",
     "database",
     "decrypt_file",
@@ -227,6 +232,10 @@ __all__ = [
 ]
 
 
+# What says nothing to a log, or is the log itself.
+_WITHOUT_LOG = frozenset(("__version__", "errors", "audit", "CryptoAuditLogger"))
+
+
 # Hidden from type checkers, to which it would make every name a name of this module.
 if not TYPE_CHECKING:
 
@@ -235,6 +244,11 @@ if not TYPE_CHECKING:
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _WITHOUT_LOG:
+            from strongroom import _events
+
+            # STRONGROOM_AUDIT in the environment: before the first use of anything.
+            _events.decide()
         module = importlib.import_module(home)
         value = module if home == f"{__name__}.{name}" else getattr(module, name)
         globals()[name] = value

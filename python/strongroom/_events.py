@@ -4,6 +4,9 @@
 transaction and as its last step, so that the log's order is the store's and an event that can't be
 sealed ends the operation (`strongroom.audit`, policy "closed"). What fails after it was reported is
 reported again with the outcome "failure". Data operations are not reported one by one but counted.
+
+`STRONGROOM_AUDIT=PATH` in the environment turns a log on: looked at when the first public name is
+taken from the package, and at the first report.
 """
 
 from __future__ import annotations
@@ -20,26 +23,49 @@ if TYPE_CHECKING:  # `typing` takes 10 ms to import.
         def event(self, name: str, outcome: str, fields: dict[str, Field]) -> None:
             """Seal one event, or raise AuditError."""
 
-        def count(
-            self,
-            operation: str,
-            key_id: str | None,
-            size: int,
-            outcome: str,
-            messages: int,
-            fields: dict[str, Field],
-        ) -> None:
-            """Add to the figures of a data operation."""
-
 
 _sink: Sink | None = None
+# Whether the environment was looked at, or somebody has decided without it.
+_decided = False
 
 
 def set_sink(sink: Sink | None) -> Sink | None:
     """Report to this sink from now on, and return the one before; None for none."""
-    global _sink
+    global _sink, _decided
+    _decided = True
     before, _sink = _sink, sink
     return before
+
+
+def decide() -> None:
+    """Turn on the log that the environment names, once.
+
+    Raises:
+        AuditError: That log can't be written, or was changed.
+    """
+    global _decided
+    if _decided:
+        return
+    import os
+
+    path = os.environ.get("STRONGROOM_AUDIT")
+    # Before the log is opened, which takes names from the package too.
+    _decided = True
+    if path:
+        from strongroom.audit import enable
+
+        try:
+            enable(path)
+        except BaseException:
+            # Whoever goes on all the same is told again, at each report.
+            _decided = False
+            raise
+
+
+def ignore_environment() -> None:
+    """Turn on no log that the environment names: what is done is about that log, say."""
+    global _decided
+    _decided = True
 
 
 def report(name: str, /, *, outcome: str = "success", **fields: Field) -> None:
@@ -54,6 +80,8 @@ def report(name: str, /, *, outcome: str = "success", **fields: Field) -> None:
     Raises:
         AuditError: The event could not be sealed: the operation must not take place.
     """
+    if not _decided:
+        decide()
     if _sink is not None:
         _sink.event(name, outcome, fields)
 
@@ -76,8 +104,11 @@ def count(
     *,
     outcome: str = "success",
     messages: int = 1,
-    **fields: Field,
 ) -> None:
     """Count a data operation ("encrypt", "decrypt", ...) of `size` bytes of plaintext."""
-    if _sink is not None:
-        _sink.count(operation, key_id, size, outcome, messages, fields)
+    if not _decided:
+        decide()
+    # Figures of a key's use are kept without a log too: the core looks whether somebody wants them.
+    from strongroom._native import tally_count
+
+    tally_count(operation, key_id, outcome, messages, size)

@@ -141,6 +141,7 @@ FIELDS = frozenset(
         "algorithm",
         "allowed",  # what the caller had to allow
         "bytes",
+        "checkpoint",
         "count",
         "database",  # HMAC or the registered name of a database
         "detail",  # a sentence; never a secret
@@ -149,6 +150,7 @@ FIELDS = frozenset(
         "generation",
         "key_id",
         "keyset",
+        "label",
         "last_time",
         "master",  # URI without secrets
         "mechanism",

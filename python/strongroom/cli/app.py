@@ -88,6 +88,10 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         "slots": ("strongroom.cli.slots:slots", "Let further keys and masters open a file."),
         "hsm": ("strongroom.cli.hsm:hsm", "Tokens and their keys: make, rotate, destroy, test."),
         "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
+        "audit": (
+            "strongroom.cli.audit:audit",
+            "Verify, show and report an audit log.",
+        ),
         "doctor": ("strongroom.cli.doctor:doctor", "Show engine, threads, memory and store."),
         "bench": ("strongroom.cli.bench:bench", "Measure this machine beside the peers."),
         "completion": ("strongroom.cli.completion:completion", "Print a shell's completion."),

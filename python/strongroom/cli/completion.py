@@ -16,7 +16,7 @@ _HOW_TO = {
 
 @click.command()
 @click.argument("shell", type=click.Choice(list(_HOW_TO)))
-@options.common
+@options.unaudited
 @click.pass_obj
 def completion(out: Output, shell: str) -> int:
     """Print the completion script of a shell, to be evaluated in its start-up file."""

@@ -31,7 +31,7 @@ _MEMORY: Final = (
 @click.command()
 @options.passphrase_sources
 @options.store
-@options.common
+@options.unaudited
 @click.pass_obj
 def doctor(
     out: Output,

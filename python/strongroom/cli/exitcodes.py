@@ -30,6 +30,7 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.UnsupportedVersionError, UNSUPPORTED_VERSION),
     (errors.FormatError, NOT_A_MESSAGE),
     (errors.DecryptionError, NOT_AUTHENTIC),
+    (errors.AuditIntegrityError, NOT_AUTHENTIC),
     (errors.KeyNotFoundError, NOT_FOUND),
     (errors.KeyStateError, KEY_STATE),
     (errors.KeyStoreBusyError, STORE_BUSY),

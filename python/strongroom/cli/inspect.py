@@ -20,7 +20,7 @@ _MAX_PIPED: Final = 1 << 26
 
 @click.command()
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
-@options.common
+@options.unaudited
 @click.pass_obj
 def inspect(out: Output, /, sources: tuple[str, ...]) -> int:
     """Show what each FILE says without a key: kind, version, lengths, key ids and slots.

@@ -24,8 +24,14 @@ _MAX_ASSOCIATED_DATA: Final = 65_535
 PATH: Final = click.Path(readable=False)
 
 
-def common(command: F) -> F:
-    """Add --json, -q and --debug; the command gets an `Output` as `out`."""
+def common(command: F, *, audited: bool = True) -> F:
+    """Add --json, -q and --debug, and --audit; the command gets an `Output` as `out`.
+
+    Args:
+        command: The command.
+        audited: Whether what it does is recorded in the log that --audit or STRONGROOM_AUDIT
+            names: not where the log itself is what the command is about.
+    """
 
     def set_on_output(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
         def callback(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -47,7 +53,44 @@ def common(command: F) -> F:
             callback=set_on_output(name),
             help=text,
         )(command)
+    if audited:
+        command = click.option(
+            "--audit",
+            metavar="PATH",
+            envvar="STRONGROOM_AUDIT",
+            type=PATH,
+            expose_value=False,
+            callback=_record,
+            help="Record what is done in this audit log.",
+        )(command)
     return command
+
+
+def unaudited(command: F) -> F:
+    """`common` for commands that change nothing, or that are about the audit log itself."""
+    import functools
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        from strongroom import _events
+
+        _events.ignore_environment()
+        return command(*args, **kwargs)
+
+    result: Any = called
+    common(result, audited=False)
+    unrecorded: F = result
+    return unrecorded
+
+
+def _record(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if not path or context.resilient_parsing:
+        return
+    from strongroom import audit
+
+    audit.enable(path)
+    # Its last checkpoint belongs to the command: where that can't be written, the command fails.
+    context.find_root().call_on_close(audit.disable)
 
 
 def store(command: F) -> F:

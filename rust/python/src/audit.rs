@@ -303,18 +303,20 @@ fn audit_files(
     py: Python<'_>,
     path: PathBuf,
     vkey: Option<String>,
-) -> PyResult<Vec<(PathBuf, u64, u64)>> {
+) -> PyResult<Vec<(std::ffi::OsString, u64, u64)>> {
     let files = detach(py, || Files::open(&path, vkey.as_deref(), true))
         .map_err(|error| to_py(py, error))?;
     Ok(files
         .pieces
         .into_iter()
-        .map(|piece| (piece.path, piece.first, piece.len))
+        .map(|piece| (piece.path.into_os_string(), piece.first, piece.len))
         .collect())
 }
 
 /// Renames all files of a damaged log, its key too; returns the new name of its newest file.
 #[pyfunction]
-fn audit_set_aside(py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
-    detach(py, || set_damaged_aside(&path)).or_raise(py)
+fn audit_set_aside(py: Python<'_>, path: PathBuf) -> PyResult<std::ffi::OsString> {
+    detach(py, || set_damaged_aside(&path))
+        .map(PathBuf::into_os_string)
+        .or_raise(py)
 }
