@@ -282,7 +282,6 @@ class CryptoAuditLogger(EventMethods):
         """Count data operations from now on, and seal what they add up to in a thread."""
         self._check_open()
         self._gathering = True
-        _native.tally_enable(True)
         _native.tally_gather(not self._each, self._each)
         self._start_thread()
 

@@ -23,7 +23,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 @click.group()
 def audit() -> None:
-    """Verify, show and prove what an audit log holds.
+    """Verify, show, prove and report what an audit log holds.
 
     LOG is the log's newest file; the rotated ones are found beside it.
     """
@@ -194,6 +194,30 @@ def prove(
     if line is not None:
         out.note(f"the record: {line.decode()}")
     return exitcodes.OK
+
+
+@audit.command()
+@_log
+@_vkey
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=options.PATH,
+    help="Write the page there [default: LOG.html].",
+)
+@options.unaudited
+@click.pass_obj
+def report(out: Output, log: str, vkey: str | None, target: str | None) -> int:
+    """Write one HTML page: keys and their states over time, operations, failures, what is due."""
+    from strongroom.audit.report import write_report
+
+    path = target or f"{log}.html"
+    found = write_report(log, path, vkey=_key(vkey))
+    out.record("item", path=log, target=path, status="ok", records=found.records)
+    out.line(f"{printable(path)}: {plural(found.records, 'record')} of {plural(found.keys, 'key')}")
+    return exitcodes.OK if found.whole else exitcodes.NOT_AUTHENTIC
 
 
 @audit.command("open-next")
