@@ -47,13 +47,18 @@ def leftovers(*directories: Path) -> list[str]:
     return [str(path) for top in directories for path in top.rglob(".strongroom-*")]
 
 
+def child_environment() -> dict[str, str]:
+    """For Python processes that import the tests' modules, and the package that this one has."""
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def run_python(code: str, *arguments: object, **settings: Any) -> Any:
     """A Python process that runs `code` with arguments, its output piped."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     return subprocess.Popen(
         command,
-        env=environment,
+        env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,6 +17,7 @@ import pytest
 import strongroom
 from file_help import (
     LONG,
+    child_environment,
     leftovers,
     make_store,
     make_tree,
@@ -149,7 +150,7 @@ def test_killed_at_a_call(store, work, tmp_path, call):
     name = "utimensat" if call == "futimens" else call
     last = 1 if call == "syncfs" else 10
     for when in {1, 2, last // 2 + 1, last}:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        environment = child_environment()
         subprocess.run(
             [
                 *("strace", "-f", "-o", "/dev/null", "-P", sealed, "-y", "-e", f"trace={name}"),
@@ -403,7 +404,7 @@ def test_each_step_of_a_group_is_synced_before_the_next(store, work, tmp_path):
     total = sum(path.is_file() and not path.is_symlink() for path in sealed.rglob("*"))
     store.rotate()
     log = tmp_path / "log"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = child_environment()
     done = subprocess.run(
         [
             *("strace", "-f", "-o", log, "-y", "-e", "trace=pwrite64,syncfs,flock"),

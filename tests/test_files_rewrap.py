@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import strongroom
-from file_help import leftovers, make_store, open_store, run_python, seeded
+from file_help import child_environment, leftovers, make_store, open_store, run_python, seeded
 from strongroom import DecryptionError, FormatError, KeyNotFoundError, KeyStateError
 
 SLOT = 120
@@ -226,7 +226,7 @@ with open_store(sys.argv[1]) as store:
 
 def strace(log: Path, *options: str, code: str = _REWRAP, arguments: list[object]) -> int:
     command = ["strace", "-f", "-o", log, *options, sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = child_environment()
     child = subprocess.run(
         [*map(str, command), *map(str, arguments)],
         env=environment,
