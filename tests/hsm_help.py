@@ -188,14 +188,14 @@ class Bare:
             template=template,
         )
 
-    def create(self, label: str, key_id: bytes, value: bytes) -> Any:
+    def create(self, label: str, key_id: bytes, value: bytes, *, wraps: bool = False) -> Any:
         """Bring a key into the token, extractable, for comparison alone."""
         a = self.p.Attribute
         return self.session.create_object(
             {
                 a.CLASS: self.p.ObjectClass.SECRET_KEY, a.KEY_TYPE: self.p.KeyType.AES,
                 a.TOKEN: True, a.PRIVATE: True, a.SENSITIVE: True, a.EXTRACTABLE: False,
-                a.ENCRYPT: True, a.DECRYPT: True, a.WRAP: False, a.UNWRAP: False,
+                a.ENCRYPT: not wraps, a.DECRYPT: not wraps, a.WRAP: wraps, a.UNWRAP: wraps,
                 a.ID: key_id, a.LABEL: label, a.VALUE: value,
             }
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from hsm_help import hsm as hsm
 from hsm_help import softhsm as softhsm
 from independent import reader
 from strongroom import (
+    DatabaseKeyRotation,
+    EncryptedDatabase,
     EnvelopeEncryption,
     HSMKeyManager,
     KeyStore,
     MemoryLockedKey,
     Pkcs11MasterKey,
+    VersionedEncryption,
     files,
     inspect,
 )
@@ -300,6 +304,29 @@ def test_what_one_wraps_the_other_unwraps(softhsm: Backend) -> None:
                 assert opener.decrypt(data_id.hex(), message, b"ad") == b"across"
 
 
+@pytest.mark.parametrize("mechanism", [2, 3], ids=["AES-KWP", "AES-KW"])
+def test_wraps_without_gcm_go_across_too(
+    softhsm: Backend, mechanism: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strongroom.hsm import binding
+
+    if mechanism == 3:
+        monkeypatch.setattr(binding, "KWP_NAMES", ())
+    kryoptic = Backend("kryoptic")
+    value, master_id = secrets.token_bytes(32), (1).to_bytes(4) + secrets.token_bytes(12)
+    with softhsm.open() as one, kryoptic.open() as two, MemoryLockedKey.generate() as key:
+        for backend in (softhsm, kryoptic):
+            bare = Bare(backend.path)
+            bare.create(label("master:"), master_id, value, wraps=True)
+            bare.close()
+        for writer, opener in ((one, two), (two, one)):
+            wrapped = writer.wrap_key(master_id.hex(), key)
+            assert (wrapped[4], len(wrapped)) == (mechanism, 61)
+            assert opener.unwrap_key(master_id.hex(), wrapped, key.key_id).key_id == key.key_id
+            unwrap = reader.token_master(value, master_id)
+            assert unwrap(wrapped, bytes.fromhex(key.key_id)) == bytes(key.get())
+
+
 # --- As a master -------------------------------------------------------------------------------
 
 
@@ -330,6 +357,29 @@ def test_a_store_its_files_and_its_records(
     hsm.destroy_key(first)
     with Pkcs11MasterKey(uri) as master, KeyStore.open(url, master) as store:
         assert [info.key_id for info in store.masters()] == [master.key_id]
+
+
+def test_records_and_databases(backend: Backend, hsm: HSMKeyManager, tmp_path: Path) -> None:
+    name = label("master:")
+    hsm.generate_key(name)
+    uri = backend.uri(name, tmp_path / "pin")
+    url, path = f"sqlite:///{tmp_path}/keys.db", tmp_path / "data.db"
+    with Pkcs11MasterKey(uri) as master, KeyStore.create(url, master) as store:
+        message = VersionedEncryption(store).encrypt(b"record", b"ad")
+        store.create_keyset("app", purpose="database")
+        database = EncryptedDatabase(path, store, keyset="app")
+        with contextlib.closing(database.connect()) as connection, connection:
+            connection.execute("CREATE TABLE t (a)")
+            connection.execute("INSERT INTO t VALUES (42)")
+    hsm.rotate(name)
+    with Pkcs11MasterKey(uri) as master, KeyStore.open(url, master) as store:
+        assert VersionedEncryption(store).decrypt(message, b"ad") == b"record"
+        store.rotate_master(store.masters()[0].key_id, master)
+        assert DatabaseKeyRotation(path, store, keyset="app").rotate_key()
+    with Pkcs11MasterKey(uri) as master, KeyStore.open(url, master) as store:
+        database = EncryptedDatabase(path, store, keyset="app")
+        with contextlib.closing(database.connect(mode="ro")) as connection:
+            assert connection.execute("SELECT a FROM t").fetchall() == [(42,)]
 
 
 def test_envelopes(backend: Backend, hsm: HSMKeyManager, tmp_path: Path) -> None:

@@ -294,6 +294,15 @@ def test_the_same_version_twice(hsm: HSMKeyManager, bare: Bare) -> None:
     assert len(hsm.list_keys(name)) == 2
 
 
+def test_the_same_version_twice_of_which_one_may_encrypt(hsm: HSMKeyManager, bare: Bare) -> None:
+    # What is left when one of two that rotate at once is killed: there is one answer.
+    name = label()
+    key_id = hsm.generate_key(name)
+    bare.make(name, new_id(1), ENCRYPT=False)
+    assert hsm.find(name) == key_id
+    assert hsm.rotate(name)[:8] == "00000002"
+
+
 def test_no_key_of_the_label(hsm: HSMKeyManager) -> None:
     with pytest.raises(KeyNotFoundError, match="no key with the label"):
         hsm.find(label())

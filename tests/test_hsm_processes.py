@@ -181,3 +181,44 @@ if __name__ == "__main__":
         assert found == [b"x"] * 6, found
 """
     backend.python(program, label(), method)
+
+
+ROTATORS = """
+from collections import Counter
+name, count = arguments[0], int(arguments[1])
+if os.fork() == 0:
+    with open_manager() as hsm: hsm.generate_key(name)
+    os._exit(0)
+assert os.wait()[1] == 0
+messages, out = os.pipe()
+for _ in range(4):
+    if os.fork() == 0:
+        done = Counter()
+        with open_manager() as hsm:
+            for step in range(count):
+                # A collision is an error of the one that lost, and a key may be rotated under one.
+                try: hsm.rotate(name); done["rotated"] += 1
+                except HSMError: pass
+                try: message = hsm.encrypt(hsm.find(name), b"x"); done["written"] += 1
+                except (KeyStateError, HSMError): continue
+                os.write(out, message)
+        print(done["rotated"], done["written"], flush=True)
+        os._exit(0)
+for _ in range(4): assert os.wait()[1] == 0
+os.close(out)
+with os.fdopen(messages, "rb") as pipe: written = pipe.read()
+with open_manager() as hsm:
+    primary = hsm.find(name)
+    assert [key.id for key in hsm.list_keys(name) if key.active] == [primary]
+    for at in range(0, len(written), 49):
+        assert hsm.decrypt(primary, written[at:at + 49]) == b"x"
+    before = hsm.get_key(primary).version
+    assert hsm.get_key(hsm.rotate(name)).version > before
+"""
+
+
+def test_four_processes_rotate_one_label(backend: Backend) -> None:
+    lines = backend.python(ROTATORS, label(), 6).splitlines()
+    rotated, written = (sum(int(line.split()[i]) for line in lines) for i in (0, 1))
+    assert rotated >= 1
+    assert written >= 4

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from strongroom.errors import HSMError, KeyNotFoundError, KeyStateError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from strongroom.hsm.lane import Lane
 
 __all__ = [
@@ -138,7 +140,7 @@ def versions(lane: Lane, label: str) -> list[tuple[Any, TokenKey]]:
     """List the keys of a label, the newest first, as the token has them now.
 
     Raises:
-        HSMError: One of them must not be used, or two are of one version.
+        HSMError: One of them must not be used, or two that may encrypt are of one version.
         Fault: The module failed.
     """
     from strongroom.hsm.binding import find_keys
@@ -147,12 +149,14 @@ def versions(lane: Lane, label: str) -> list[tuple[Any, TokenKey]]:
     for _, info in found:
         if info.problem is not None:
             raise HSMError(f"a key with the label {label!r} is refused: {info.problem}")
-    found.sort(key=lambda pair: pair[1].version, reverse=True)
-    for (_, newer), (_, older) in itertools.pairwise(found):
-        if newer.version == older.version:
-            same = ", ".join(info.id for _, info in found if info.version == newer.version)
+    found.sort(key=lambda pair: (pair[1].version, pair[1].active, pair[1].id), reverse=True)
+    # One that may not encrypt is no primary: it is what two that rotate at once leave behind for a
+    # moment, or one of them for good when it is killed then.
+    for (_, one), (_, other) in itertools.pairwise(found):
+        if one.version == other.version and one.active and other.active:
+            same = ", ".join(i.id for _, i in found if i.version == one.version and i.active)
             raise HSMError(
-                f"the label {label!r} has more than one key of version {newer.version}: {same}; "
+                f"the label {label!r} has more than one key of version {one.version}: {same}; "
                 "destroy the ones that wrote nothing (strongroom hsm destroy ID)"
             )
     return found
@@ -173,6 +177,83 @@ def primary_of(found: list[tuple[Any, TokenKey]], label: str) -> tuple[Any, Toke
     raise KeyStateError(
         f"no key with the label {label!r} may encrypt: rotate it", state="deactivated"
     )
+
+
+class Making:
+    """The making of one key, whose steps may be done again after a session was lost.
+
+    Attributes:
+        key_id: The key's id.
+        label: Its label.
+        wrapping: Whether it only wraps.
+        enabled: Whether it was tried to let it encrypt: it may be in use from then on.
+    """
+
+    def __init__(self, key_id: bytes, label: str) -> None:
+        """Nothing is made yet."""
+        self.key_id = key_id
+        self.label = label
+        self.wrapping = False
+        self.enabled = False
+
+    def make(self, lane: Lane, before: Callable[[], None]) -> str:
+        """Make the key and let it encrypt.
+
+        Args:
+            lane: The session.
+            before: Called when it is made, before it may encrypt.
+
+        Returns:
+            Its id.
+
+        Raises:
+            HSMError: The token made another key, or another process made one of this version at
+                the same time; ours is destroyed.
+            Fault: The module failed.
+        """
+        from strongroom.hsm import binding
+
+        key = make_key(lane, self.key_id, self.label, wrapping=self.wrapping)
+        # Whoever makes one at the same time sees this one, or is seen: it was there before we look.
+        self._look_for_another(lane, enabled=False)
+        before()
+        self.enabled = True
+        binding.allow(key, wrapping=self.wrapping, allowed=True)
+        if not lane.look_up(self.key_id.hex())[1].active:
+            raise HSMError(
+                f"the token does not let the key {self.key_id.hex()} be used for encryption"
+            )
+        try:
+            self._look_for_another(lane, enabled=True)
+        except HSMError:
+            # Nobody has used it: `find` gives neither of the two.
+            binding.destroy(key)
+            raise
+        return self.key_id.hex()
+
+    def _look_for_another(self, lane: Lane, *, enabled: bool) -> None:
+        from strongroom.hsm.binding import find_keys
+
+        for found in find_keys(lane.session, label=self.label):
+            info = read_key(found)
+            if (
+                info.id[: 2 * _VERSION_LEN] == self.key_id[:_VERSION_LEN].hex()
+                and info.id != self.key_id.hex()
+                and (info.active or not enabled)
+            ):
+                raise HSMError(
+                    f"another key of version {info.version} of {self.label!r} is being made at "
+                    f"the same time, or was left over: {info.id}",
+                    retryable=True,
+                )
+
+    def undo(self, lane: Lane) -> None:
+        """Destroy the key, if it is there and was never let to encrypt."""
+        from strongroom.hsm import binding
+
+        if not self.enabled:
+            for key in binding.find_keys(lane.session, key_id=self.key_id):
+                binding.destroy(key)
 
 
 def make_key(lane: Lane, key_id: bytes, label: str, *, wrapping: bool) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""A session and what belongs to it: key handles, nonces, and the memory of AES-GCM's parameters."""
+"""A session and what belongs to it: key handles, and the memory of AES-GCM's parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ NONCE_LEN = 12
 TAG_LEN = 16
 # The 21 bytes of a wrapped key and a key id are less than the 20 of a message and a caller's data.
 _MOST_ASSOCIATED_DATA = 20 + 65_535
-_NONCES_AT_ONCE = 85
 
 
 class Lane:
@@ -52,9 +51,9 @@ class Lane:
         self.inside = False
         self._encrypt: Callable[[Any, bytes, bytes], bytes]
         self._decrypt: Callable[[Any, bytes, bytes], bytes]
+        self._random: Callable[[Any, int], bytes]
         self._has_rng = False
-        self._nonces = b""
-        self._next = 0
+        self._given = b""
         # A token that makes its own nonce writes it here, so it must be memory of ours that stays
         # where it is: in the `bytes` that python-pkcs11 takes, it would change a constant.
         self._nonce = bytearray(NONCE_LEN)
@@ -97,6 +96,7 @@ class Lane:
         self.forget()
         # An import statement in each call would cost more than the rest of it.
         self._encrypt, self._decrypt = binding.gcm_encrypt, binding.gcm_decrypt
+        self._random = binding.random_bytes
         self.session, self.epoch, self._has_rng = session, epoch, has_rng
 
     def forget(self) -> None:
@@ -104,7 +104,6 @@ class Lane:
         self.session = self.epoch = None
         self.keys.clear()
         self.allowed.clear()
-        self._nonces, self._next = b"", 0
 
     def drop(self, key_id: str) -> None:
         """Look a key up again when it is used next."""
@@ -148,12 +147,7 @@ class Lane:
         Raises:
             Fault: The token refused or failed.
         """
-        at = self._next
-        if at >= len(self._nonces):
-            self._draw()
-            at = 0
-        self._next = at + NONCE_LEN
-        self._nonce[:] = self._nonces[at : at + NONCE_LEN]
+        self._nonce[:] = self._given = self._draw()
         sealed = self._encrypt(key, plaintext, self._parameters(bound))
         if len(sealed) != len(plaintext) + TAG_LEN:
             raise HSMError("the token's AES-GCM gave another number of bytes than it takes")
@@ -161,9 +155,8 @@ class Lane:
 
     @property
     def nonce_changed(self) -> bool:
-        """Whether the token put a nonce of its own into the last `seal`, or its inverse."""
-        given = self._nonces[self._next - NONCE_LEN : self._next]
-        return bytes(self._nonce) != given
+        """Whether the token put a nonce of its own in the place of the one that it was given."""
+        return bytes(self._nonce) != self._given
 
     def open(self, key_id: str, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
         """The inverse of `seal`; None where it does not authenticate.
@@ -193,20 +186,20 @@ class Lane:
             self._nonce_at, NONCE_LEN, 8 * NONCE_LEN, self._data_at, length, 8 * TAG_LEN
         )
 
-    def _draw(self) -> None:
-        """Fill up the nonces: from the token's generator, else from the system's."""
-        from strongroom.hsm.binding import random_bytes
+    def _draw(self) -> bytes:
+        """Draw a nonce: from the token's generator, else from the system's.
 
-        count = _NONCES_AT_ONCE * NONCE_LEN
-        drawn = b""
+        One at a time. What lay in a buffer would be used twice by a machine that was restored
+        twice from one snapshot; the generator of a device is outside of that.
+        """
         if self._has_rng:
             try:
-                drawn = random_bytes(self.session, count)
+                drawn = self._random(self.session, NONCE_LEN)
+                # A generator that gives the same bytes again would be the end of GCM.
+                if len(drawn) == NONCE_LEN and drawn != self._given and any(drawn):
+                    return drawn
             except Fault as fault:
                 if fault.code not in (codes.RANDOM_NO_RNG, codes.FUNCTION_NOT_SUPPORTED):
                     raise
-                self._has_rng = False
-        # A flag is easily wrong, and a generator that gives the same bytes again is the end of GCM.
-        if len(drawn) != count or drawn == self._nonces or not any(drawn):
-            drawn = os.urandom(count)
-        self._nonces, self._next = drawn, 0
+            self._has_rng = False  # The flag was wrong.
+        return os.urandom(NONCE_LEN)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from strongroom import _events, _native
 from strongroom.errors import (
-    AuditError,
     DecryptionError,
     FormatError,
     HSMError,
     KeyNotFoundError,
+    KeyStateError,
     LimitError,
 )
 from strongroom.hsm import keys, wrapping
@@ -21,6 +23,8 @@ from strongroom.hsm.said import Said
 from strongroom.masters import wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from strongroom.hsm.selftest import Check
@@ -29,6 +33,9 @@ __all__ = ["HSMKeyManager"]
 
 MAGIC = b"SR\x02\x03"
 _ID_END = len(MAGIC) + 16
+# Looks at a label's keys that are in the middle of something, and what lies between.
+_LOOKS = 4
+_LOOK_SECONDS = 0.02
 _WIPED = bytes(32)
 _GCM_WRAPPED_LEN = wrapped.HEADER_LENGTH + wrapping.GCM_BLOB_LEN
 _WRAPPED_NONCE = slice(wrapped.HEADER_LENGTH, wrapped.HEADER_LENGTH + NONCE_LEN)
@@ -89,16 +96,18 @@ class HSMKeyManager(OpenToken):
                 was asked for (destroyed again), or failed.
         """
         keys.check_label(label)
-        key_id = keys.new_id(1)
+        making = keys.Making(keys.new_id(1), label)
 
         def work(lane: Lane) -> str:
-            found = [i for _, i in keys.versions(lane, label) if i.id != key_id.hex()]
+            own = making.key_id.hex()
+            found = [info for _, info in keys.versions(lane, label) if info.id != own]
             if found:
                 raise HSMError(f"there is a key {found[0].id} with the label {label!r}: rotate it")
-            return self._make(lane, key_id, label, said)
+            making.wrapping = self._wraps_only(lane, label)
+            return making.make(lane, said)
 
-        with Said("hsm.key.generated", **self._about(label), key_id=key_id.hex()) as said:
-            return self._run(work)
+        with Said("hsm.key.generated", **self._about(label), key_id=making.key_id.hex()) as said:
+            return self._making(making, work)
 
     def rotate(self, label: str) -> str:
         """Make the next version of a label; the older ones only decrypt from then on.
@@ -113,20 +122,22 @@ class HSMKeyManager(OpenToken):
             HSMError: As `generate_key`; or another process rotates at the same time.
         """
         keys.check_label(label)
-        made: list[bytes] = []
+        making = keys.Making(b"", label)
 
         def work(lane: Lane) -> str:
             from strongroom.hsm import binding
 
-            found = keys.versions(lane, label)
-            before = [pair for pair in found if not made or pair[1].id != made[0].hex()]
+            own = making.key_id.hex()
+            before = [pair for pair in keys.versions(lane, label) if pair[1].id != own]
             if not before:
                 raise KeyNotFoundError(f"the token has no key with the label {label!r}")
-            if not made:
-                made.append(keys.new_id(before[0][1].version + 1))
+            if not making.key_id:
+                making.key_id = keys.new_id(before[0][1].version + 1)
+                making.wrapping = self._wraps_only(lane, label)
                 active = [info.id for _, info in before if info.active]
-                said.fields |= {"old_key_id": (*active, None)[0], "new_key_id": made[0].hex()}
-            new = self._make(lane, made[0], label, said)
+                said.fields["old_key_id"] = active[0] if active else None
+                said.fields["new_key_id"] = making.key_id.hex()
+            new = making.make(lane, said)
             for key, info in before:
                 if info.active:
                     binding.allow(key, wrapping=info.mechanism == "wrap", allowed=False)
@@ -134,7 +145,17 @@ class HSMKeyManager(OpenToken):
             return new
 
         with Said("hsm.key.rotated", **self._about(label)) as said:
+            return self._making(making, work)
+
+    def _making(self, making: keys.Making, work: Callable[[Lane], str]) -> str:
+        try:
             return self._run(work)
+        except BaseException:
+            # A key that never encrypted is in nobody's way, but it would be listed for ever.
+            if making.key_id and not making.enabled:
+                with contextlib.suppress(HSMError):
+                    self._run(making.undo)
+            raise
 
     def find(self, label: str) -> str:
         """Return the id of a label's primary, as the token has it now.
@@ -149,6 +170,15 @@ class HSMKeyManager(OpenToken):
         def work(lane: Lane) -> str:
             return keys.primary_of(keys.versions(lane, label), label)[1].id
 
+        for _ in range(_LOOKS - 1):
+            try:
+                return self._run(work)
+            except (HSMError, KeyStateError) as error:
+                if getattr(error, "code", None) is not None:
+                    raise
+                # Attributes are read one key after another: another process that rotates in between
+                # makes it look as if none of them, or two, could encrypt.
+                time.sleep(_LOOK_SECONDS)
         return self._run(work)
 
     def get_key(self, key_id: str) -> TokenKey:
@@ -221,28 +251,12 @@ class HSMKeyManager(OpenToken):
         purpose = "master" if label.startswith(keys.MASTER_PREFIX) else "data"
         return {"token": self.token_label, "purpose": purpose, "algorithm": "AES-256"}
 
-    def _make(self, lane: Lane, key_id: bytes, label: str, said: Said) -> str:
-        from strongroom.hsm import binding
-
-        way = label.startswith(keys.MASTER_PREFIX) and self._wraps_only(lane)
-        key = keys.make_key(lane, key_id, label, wrapping=way)
-        try:
-            # Whoever makes one of the same version at the same time sees this one, or is seen.
-            keys.versions(lane, label)
-            said()
-        except (HSMError, AuditError):
-            binding.destroy(key)
-            raise
-        binding.allow(key, wrapping=way, allowed=True)
-        made = lane.look_up(key_id.hex())
-        if not made[1].active:
-            raise HSMError(f"the token does not let the key {key_id.hex()} be used for encryption")
-        return key_id.hex()
-
-    def _wraps_only(self, lane: Lane) -> bool:
-        """Whether the token has no AES-GCM, so that its masters wrap by AES-KWP or AES-KW."""
+    def _wraps_only(self, lane: Lane, label: str) -> bool:
+        """Whether it is for a master of a token without AES-GCM, which wraps by KWP or KW."""
         from strongroom.hsm.binding import mechanisms
 
+        if not label.startswith(keys.MASTER_PREFIX):
+            return False
         return "AES_GCM" not in mechanisms(self._open_token().slot)
 
     # --- Data -----------------------------------------------------------------------------------
