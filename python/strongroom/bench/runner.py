@@ -22,8 +22,6 @@ RELEASE: Final = "release"
 # From this share on, a virtual machine's host has had a part in the figures.
 STOLEN_MAX: Final = 0.02
 LOAD_MAX: Final = 0.7
-# With it set, peak memory is measured at 8 GiB too, which takes 16 GiB of disk and a few minutes.
-HUGE_VARIABLE: Final = "STRONGROOM_BENCH_HUGE"
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -61,6 +59,7 @@ class Scale:
     file: int
     tree: int
     whole: int
+    memory: tuple[int, ...]
     slice_seconds: float
     budget_seconds: float
     file_budget_seconds: float
@@ -75,8 +74,36 @@ class Scale:
         return self.file < MIB << 7
 
 
-FULL: Final = Scale(SIZES, 100_000, GIB, 10_000, GIB, 0.01, 4.0, 40.0, 4, 7, 41, 25)
-QUICK: Final = Scale(QUICK_SIZES, 10_000, 32 * MIB, 200, 64 * MIB, 0.002, 0.4, 0.8, 2, 3, 7, 5)
+FULL: Final = Scale(
+    sizes=SIZES,
+    batch=100_000,
+    file=GIB,
+    tree=10_000,
+    whole=GIB,
+    memory=(GIB, 8 * GIB),
+    slice_seconds=0.01,
+    budget_seconds=4.0,
+    file_budget_seconds=40.0,
+    file_rounds_min=4,
+    rounds_min=7,
+    rounds_max=41,
+    starts=25,
+)
+QUICK: Final = Scale(
+    sizes=QUICK_SIZES,
+    batch=10_000,
+    file=32 * MIB,
+    tree=200,
+    whole=64 * MIB,
+    memory=(64 * MIB,),
+    slice_seconds=0.002,
+    budget_seconds=0.4,
+    file_budget_seconds=0.8,
+    file_rounds_min=2,
+    rounds_min=3,
+    rounds_max=7,
+    starts=5,
+)
 
 
 def plan(scale: Scale, folder: str) -> list[Job]:
@@ -125,8 +152,7 @@ def plan(scale: Scale, folder: str) -> list[Job]:
         jobs.append(Job("random reads", engine, "files", "random_reads", arguments))
     arguments = {"folder": folder, "pace": starts}
     jobs.append(Job("start-up", DEFAULT, "process", "startup", arguments))
-    sizes = [scale.whole] + ([8 * GIB] if os.environ.get(HUGE_VARIABLE) else [])
-    for size in sizes:
+    for size in scale.memory:
         arguments = {"size": size, "folder": folder}
         jobs.append(Job(f"memory, {size} bytes", DEFAULT, "process", "memory", arguments))
     arguments = {"total": scale.whole, "folder": folder}

@@ -87,11 +87,14 @@ def rates(document: Mapping[str, Any], work: str) -> dict[str, list[tuple[int, f
 
 def memory_table(document: Mapping[str, Any]) -> Table:
     """Return the peaks over the idle interpreter, in MiB, by operation and size."""
-    sizes = list(document["memory"])
-    operations = list(document["memory"][sizes[0]]) if sizes else []
-    return ["MiB over idle", *sizes], [
-        [name, *(f"{document['memory'][size][name] / (1 << 20):.1f}" for size in sizes)]
-        for name in operations
+    measured = document["memory"]
+    operations = dict.fromkeys(name for peaks in measured.values() for name in peaks)
+
+    def cell(peaks: Mapping[str, int], name: str) -> str:
+        return f"{peaks[name] / (1 << 20):.1f}" if name in peaks else ""
+
+    return ["MiB over idle", *measured], [
+        [name, *(cell(peaks, name) for peaks in measured.values())] for name in operations
     ]
 
 
