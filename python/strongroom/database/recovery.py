@@ -170,11 +170,10 @@ def _without_intent(
     for other in stray - {key_id}:
         source.store._discard_rotation_key(source.keyset, rotation, other)
         done = "leftovers" if done == "nothing" else done
-    leftover = os.path.exists(places.backup)
-    if leftover:
+    if os.path.exists(places.backup):
         # It goes only when the database is whole.
         _find(places, source, settings, lock, [Candidate(key_id, "")], timeout, check=True)
-    if leftover or _expired(places):
+    if any(map(os.path.lexists, _removable(places))):
         remove_backup(places)
         done = "leftovers" if done == "nothing" else done
     if done != "nothing":
@@ -278,8 +277,13 @@ def _expired(places: Places) -> list[str]:
     return [path for path, until in kept_backups(places) if until <= time.time()]
 
 
-def remove_backup(places: Places) -> None:
-    """Remove the backup, kept ones whose time is over, and what was moved aside."""
+def _removable(places: Places) -> list[str]:
+    """Return the paths of what a rotation leaves for a time, there or not."""
     aside = [f"{places.backup}.aside{suffix}" for suffix in ("-wal", "-journal")]
     temporary = [f"{path}.tmp" for path in (places.backup, places.intent, places.sidecar)]
-    files.remove_durably(places, places.backup, *aside, *temporary, *_expired(places))
+    return [places.backup, *aside, *temporary, *_expired(places)]
+
+
+def remove_backup(places: Places) -> None:
+    """Remove the backup, kept ones whose time is over, and what was moved aside."""
+    files.remove_durably(places, *_removable(places))
