@@ -1,6 +1,7 @@
 """Rotations that are killed, or whose calls fail, at every call that changes a file.
 
-A sample in `make test`, the seed printed; every point in `make sweep`. Each sweep has a control, a way of rotating that loses data, which must be found out.
+A sample in `make test`, the seed printed; every point in `make sweep`. Each sweep has a control, a
+way of rotating that loses data, which must be found out.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from strongroom.database.adopt import AdoptReport, adopt_database
 from strongroom.database.encrypted import EncryptedDatabase
 from strongroom.database.recovery import Recovery
 from strongroom.database.rotation import (
@@ -14,6 +15,7 @@ from strongroom.database.rotation import (
 from strongroom.database.settings import CipherSettings
 
 __all__ = [
+    "AdoptReport",
     "CipherSettings",
     "DatabaseKeyRotation",
     "DatabaseStatus",
@@ -22,4 +24,5 @@ __all__ = [
     "Recovery",
     "RotationReport",
     "VerifyReport",
+    "adopt_database",
 ]

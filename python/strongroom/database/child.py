@@ -40,11 +40,12 @@ class _Child:
         self.figures = Figures(*job["figures"]) if job.get("figures") else None
         self.count: int = job["candidates"]
         self.check: bool = job["check"]
+        self.passphrase: int = job["passphrase"]
         self._pipe: int = job["pipe"]
 
-    def secret(self) -> bytearray:
-        """Read the next raw key that the parent gives."""
-        data = bytearray(driver.KEY_BYTES)
+    def secret(self, size: int = driver.KEY_BYTES) -> bytearray:
+        """Read the next raw key, or so many bytes, that the parent gives."""
+        data = bytearray(size)
         view, done = memoryview(data), 0
         while done < len(data):
             got = os.readv(self._pipe, [view[done:]])
@@ -144,6 +145,20 @@ class _Child:
             secrets.wipe()
         self.tell(step=13, exclusive_seconds=time.monotonic() - since)
 
+    def adopt(self) -> None:
+        """Copy a database of another kind into one under a raw key, and put it in its place."""
+        from strongroom.database import export
+
+        secret = self.secret()
+        passphrase = self.secret(self.passphrase) if self.passphrase >= 0 else None
+        try:
+            export.adopt(self.places, self.settings, secret, passphrase, self.timeout, self.step)
+        finally:
+            driver.wipe(secret)
+            if passphrase is not None:
+                driver.wipe(passphrase)
+        self.tell(adopted=True)
+
     def _check_backup(self, secrets: Secrets) -> None:
         backup = driver.try_open(
             self.places.backup, secrets.old, self.settings, immutable=True, isolation_level=None
@@ -234,7 +249,12 @@ def main() -> int:
     job = json.loads(sys.stdin.readline())
     _die_with_parent(job["parent"])
     child = _Child(job)
-    operation = {"rotate": child.rotate, "recover": child.recover, "find": child.find}
+    operation = {
+        "rotate": child.rotate,
+        "recover": child.recover,
+        "find": child.find,
+        "adopt": child.adopt,
+    }
     try:
         operation[job["operation"]]()
     except _Stop:

@@ -239,6 +239,8 @@ def try_open(
     Raises:
         sqlcipher3.DatabaseError: Anything but a wrong key: locked, damaged, out of reach.
     """
+    if secret is not None and not header_fits(path, settings):
+        return None
     connection = open_with(path, secret, settings, **options)
     try:
         read_first_page(connection, settings)
@@ -248,6 +250,23 @@ def try_open(
             return None
         raise
     return connection
+
+
+def header_fits(path: str, settings: CipherSettings) -> bool:
+    """Tell whether a plaintext header says the page size that the settings say.
+
+    SQLite believes the header, and SQLCipher's pages then don't fit its buffers: the process dies
+    by SIGSEGV. SQLite itself reads the header here, for closing a descriptor of ours would drop
+    its locks.
+    """
+    if not settings.plaintext_header:
+        return True
+    connection = open_with(path, None, settings, mode="ro", timeout=1.0, isolation_level=None)
+    with contextlib.closing(connection):
+        with contextlib.suppress(DatabaseError):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(size) == settings.page_size
 
 
 def is_refusal(error: BaseException, settings: CipherSettings) -> bool:

@@ -49,6 +49,7 @@ class Worker:
         candidates: int = 0,
         figures: tuple[int, int, str] | None = None,
         check: bool = False,
+        passphrase: int = -1,
     ) -> None:
         if not sys.executable:
             raise EncryptedDatabaseError("there is no Python to run: sys.executable is empty")
@@ -80,6 +81,7 @@ class Worker:
                     "candidates": candidates,
                     "figures": figures,
                     "check": check,
+                    "passphrase": passphrase,
                     "parent": os.getpid(),
                     "pipe": reading,
                 }

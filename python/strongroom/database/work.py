@@ -85,6 +85,8 @@ def exclusive(
     Raises:
         Busy: Others held the database for longer than `timeout` seconds.
     """
+    if not driver.header_fits(places.database, settings):
+        return None
     deadline = time.monotonic() + timeout
     while True:
         left = max(0.0, deadline - time.monotonic())
