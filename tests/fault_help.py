@@ -54,8 +54,8 @@ class Faults:
         self.library = scratch / "faults.so"
         self.scratch = scratch
         source = _HERE / "database_faults.c"
-        command = ["gcc", "-shared", "-fPIC", "-O1", "-o", self.library, source, "-ldl"]
-        subprocess.run(command, check=True)
+        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+        subprocess.run(["gcc", *flags, "-o", str(self.library), str(source), "-ldl"], check=True)
 
     def run(
         self,

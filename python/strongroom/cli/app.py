@@ -87,6 +87,7 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
         "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
         "slots": ("strongroom.cli.slots:slots", "Let further keys and masters open a file."),
         "hsm": ("strongroom.cli.hsm:hsm", "Tokens and their keys: make, rotate, destroy, test."),
+        "db": ("strongroom.cli.db:db", "Rotate, recover and adopt SQLCipher databases."),
         "inspect": ("strongroom.cli.inspect:inspect", "Show what a message says without a key."),
         "audit": (
             "strongroom.cli.audit:audit",

@@ -23,6 +23,9 @@ UNREACHABLE: Final = 14  # the provider of a master; the same call may work late
 KEY_STATE: Final = 15
 NOT_A_MESSAGE: Final = 16
 UNSUPPORTED_VERSION: Final = 17
+DATABASE_BUSY: Final = 18
+ROTATION: Final = 19  # a rotation failed, or must be recovered
+DATABASE: Final = 20  # damaged, no database, or under no key that is here
 INTERRUPTED: Final = 130  # 128 + SIGINT; SIGHUP and SIGTERM: 129 and 143
 
 # The first class that fits counts, so subclasses stand before their bases.
@@ -34,6 +37,10 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.KeyNotFoundError, NOT_FOUND),
     (errors.KeyStateError, KEY_STATE),
     (errors.KeyStoreBusyError, STORE_BUSY),
+    (errors.DatabaseBusyError, DATABASE_BUSY),
+    (errors.DatabaseRecoveryError, ROTATION),
+    (errors.RotationError, ROTATION),
+    (errors.EncryptedDatabaseError, DATABASE),
     (FileNotFoundError, NOT_FOUND),
     (KeyboardInterrupt, INTERRUPTED),
 )
