@@ -15,6 +15,7 @@ import pytest
 from database_help import MODES, Vault
 from fault_help import FAIL, KILL_GROUP, KILL_SELF, SYNC, Faults, Outcome, fresh
 from keystore_help import seeded
+from sqlcipher3 import dbapi2
 from strongroom import StrongroomError
 from strongroom.keys import base
 
@@ -72,7 +73,7 @@ def after(directory: Path, recover: bool = True) -> str:
             if recover and left:
                 return f"left behind: {left}"
             store.check()
-        except (StrongroomError, UserWarning) as error:
+        except (StrongroomError, UserWarning, AssertionError, dbapi2.Error) as error:
             return f"{type(error).__name__}: {error}"
     return ""
 

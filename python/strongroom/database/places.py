@@ -271,8 +271,11 @@ class FileLock:
         descriptor = os.open(self._places.lock, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.pwrite(descriptor, value.encode(), 0)
+            # Before the key is in the store, or a power failure would leave that nobody's.
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        sync_directory(self._places.directory)
 
     def release(self) -> None:
         """Give the lock up, for a forked child that has the descriptor too."""
