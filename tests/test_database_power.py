@@ -157,7 +157,8 @@ def replay(
     disk = record(faults, template, to, what)
     assert len(disk.steps) >= any_points
     random = seeded()
-    seen, bad = set(), []
+    seen: set[bytes] = set()
+    bad = []
     tries = 0
     while len(seen) < count:
         tries += 1
