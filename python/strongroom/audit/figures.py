@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from strongroom.audit.catalogue import DATA
 from strongroom.audit.records import Record, fields_of
 
 __all__ = ["Figures", "KeyLife", "Span", "collect"]
@@ -100,7 +101,9 @@ class Figures:
             self._add_data(name, event, at)
         elif name.startswith(("key.", "hsm.key.")) and not record.failed:
             self._add_life(name, event, at)
-        if event.get("severity_id", 1) >= _NOTABLE and not name.startswith("data."):
+        # Failures of data have a table of their own.
+        is_data = event.get("class_uid") == DATA
+        if event.get("severity_id", 1) >= _NOTABLE and not is_data:
             self.notable.append(record)
             if len(self.notable) > MAX_NOTABLE:
                 del self.notable[0]

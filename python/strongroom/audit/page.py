@@ -34,6 +34,7 @@ main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:0 0 .25rem}
 .sub,.axis{color:var(--soft);margin:.1rem 0 .8rem}.sub:empty{display:none}
 code{font:.92em ui-monospace,monospace;overflow-wrap:anywhere}
+td code,td:nth-child(2){white-space:nowrap}
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.1rem;
 margin:1rem 0}
 .verdict.good{background:var(--goodbg);border-color:var(--good)}.verdict.good h2{color:var(--good)}

@@ -211,10 +211,9 @@ def _failures(figures: Figures) -> str:
     for key in figures.failing()[:50]:
         total = key.failures.total()
         share = 100 * total / (total + key.operations.total())
+        part = f"{share:.1f} %" if share >= 0.1 else "under 0.1 %"
         kinds = ", ".join(f"{name} {count:,}" for name, count in key.failures.most_common())
-        rows.append(
-            f"<tr><td>{_id(key)}<td class=n>{total:,}<td class=n>{share:.1f} %<td>{escape(kinds)}"
-        )
+        rows.append(f"<tr><td>{_id(key)}<td class=n>{total:,}<td class=n>{part}<td>{escape(kinds)}")
     return _section(
         "failures",
         "Failures by key",
