@@ -155,10 +155,12 @@ def test_four_processes_a_thousand_records_each(log: Path) -> None:
 
 def test_threads_of_one_process(log: Path) -> None:
     with CryptoAuditLogger.open(log) as logger:
-        threads = [
-            threading.Thread(target=lambda: [logger.log_key_destruction(KEY) for _ in range(25)])
-            for _ in range(4)
-        ]
+
+        def write() -> None:
+            for _ in range(25):
+                logger.log_key_destruction(KEY)
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -239,7 +241,7 @@ def crash(tmp_path: Path, call: str, when: int, fault: str) -> bool:
         paths += ["-P", f"{log}{suffix}"]
     for suffix in (".vkey.new", ".lock"):
         paths += ["-P", f"{log}{suffix}"]
-    paths += ["-P", log.parent]
+    paths += ["-P", str(log.parent)]
     options = [*paths, "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={when}"]
     code, said = child(log, *options, run="first")
     hit = code != 0 or "refused" in said

@@ -1,7 +1,8 @@
-"""Verifies an audit log from its specifications alone: RFC 8785, RFC 6962,
-c2sp.org/tlog-checkpoint, c2sp.org/signed-note, c2sp.org/tlog-proof, c2sp.org/tlog-tiles, and the layout in docs/audit.md.
+"""Verifies an audit log from its specifications alone.
 
-Written for clarity, not for speed: the tree is the recursive definition of RFC 6962 §2.1.
+RFC 8785, RFC 6962, c2sp.org/tlog-checkpoint, signed-note, tlog-proof, tlog-tiles, tlog-witness, and
+the layout in docs/audit.md. Written for clarity, not for speed: the tree is the recursive definition
+of RFC 6962 section 2.1.
 """
 
 from __future__ import annotations
@@ -196,6 +197,8 @@ def check_inclusion(proof: bytes, line: bytes, vkey: str) -> int:
         raise Bad("the proof's head")
     index = int(index_line.removeprefix("index "))
     checkpoint = note(checkpoint_text, vkey)
+    if index >= checkpoint.size:
+        raise Bad("the record is behind the checkpoint", index)
     path = [base64.b64decode(text, validate=True) for text in hashes]
     if _root(path, index, checkpoint.size, leaf(line)) != checkpoint.root:
         raise Bad("the record is not included", index)
