@@ -1,7 +1,7 @@
 """Verifies an audit log from its specifications alone.
 
 RFC 8785, RFC 6962, c2sp.org/tlog-checkpoint, signed-note, tlog-proof, tlog-tiles, tlog-witness, and
-the layout in docs/audit.md. Written for clarity, not for speed: the tree is the recursive definition
+the layout in docs/audit.md. Written for clarity, not for speed: the tree is the recursive one
 of RFC 6962 section 2.1.
 """
 
