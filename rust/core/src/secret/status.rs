@@ -2,7 +2,7 @@
 
 use std::env;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::map;
 use super::process::ForkLocal;
@@ -149,24 +149,26 @@ pub(super) fn policy() -> Result<Policy, Error> {
 }
 
 pub(super) fn wanted_backend() -> Result<Backend, Error> {
-    static WANTED: OnceLock<Option<Backend>> = OnceLock::new();
-    let best = if cfg!(target_os = "linux") {
-        Backend::MemfdSecret
-    } else {
-        Backend::Mlock
-    };
-    WANTED
-        .get_or_init(|| match env::var_os(BACKEND_VARIABLE) {
-            None => Some(best),
-            Some(value) if value == "memfd_secret" => Some(Backend::MemfdSecret),
-            Some(value) if value == "mlock" => Some(Backend::Mlock),
-            Some(_) => None,
-        })
-        .ok_or_else(|| {
-            Error::Invalid(format!(
+    // No OnceLock: a child that another thread forks in the middle of one would wait for ever.
+    static WANTED: AtomicU8 = AtomicU8::new(0);
+    for known in [Backend::MemfdSecret, Backend::Mlock] {
+        if WANTED.load(Ordering::Relaxed) == known as u8 {
+            return Ok(known);
+        }
+    }
+    let wanted = match env::var_os(BACKEND_VARIABLE) {
+        None if cfg!(target_os = "linux") => Backend::MemfdSecret,
+        Some(value) if value == "memfd_secret" => Backend::MemfdSecret,
+        None => Backend::Mlock,
+        Some(value) if value == "mlock" => Backend::Mlock,
+        Some(_) => {
+            return Err(Error::Invalid(format!(
                 "{BACKEND_VARIABLE} is neither memfd_secret nor mlock"
-            ))
-        })
+            )));
+        }
+    };
+    WANTED.store(wanted as u8, Ordering::Relaxed);
+    Ok(wanted)
 }
 
 /// Notes what failed, each text once.

@@ -2,8 +2,8 @@
 //! an unrelated later mapping would answer to a stale view of a secret.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::system;
 use crate::secret::process::ForkLocal;
@@ -24,8 +24,11 @@ static ALL: AtomicPtr<Hole> = AtomicPtr::new(ptr::null_mut());
 static UNUSED: ForkLocal<Mutex<Vec<&'static Hole>>> = ForkLocal::new(|| Mutex::new(Vec::new()));
 
 pub(super) fn add(start: NonNull<u8>, len: usize) -> &'static Hole {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| system::at_fork_in_child(close_all));
+    // No Once: a child that another thread forks in the middle of one would wait for ever.
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::AcqRel) {
+        system::at_fork_in_child(close_all);
+    }
     let unused = UNUSED
         .get()
         .lock()
