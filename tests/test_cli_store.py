@@ -232,3 +232,30 @@ def test_a_store_moved_to_another_machine(cli: Cli, tmp_path: Path) -> None:
     shutil.copy(cli.folder / "b.db", away)
     cli.ok("decrypt", "plain.srm", "-o", "again", "--store", away / "b.db")
     assert (cli.folder / "again").read_bytes() == b"value"
+
+
+def test_restored_with_the_audit_log(cli: Cli) -> None:
+    """What a process of its own sealed in the log is brought into the restored store."""
+    log = cli.folder / "audit.log"
+    cli.env["STRONGROOM_AUDIT"] = str(log)
+    old = cli.current_key()
+    backup = cli.folder / "b.db"
+    cli.ok("store", "backup", backup)
+    cli.ok("keys", "rotate")
+    lost = cli.current_key()
+    cli.ok("keys", "destroy", old, "--force", "--yes")
+    for name in ("keys.db", "keys.db-wal", "keys.db-shm"):
+        (cli.folder / name).unlink(missing_ok=True)
+    [result] = cli.ok("store", "restore", backup, "--audit-log", log, "--json").of_type("summary")
+    assert (result["lost"], result["destroyed"], result["rotated"]) == ([lost], [old], ["default"])
+    assert key(cli, old)["state"] == "destroyed"
+    assert cli.current_key() not in (old, lost)
+    cli.ok("audit", "verify", log)
+    # A log that was changed says nothing.
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 1
+    log.write_bytes(data)
+    cli.store.unlink()
+    del cli.env["STRONGROOM_AUDIT"]
+    cli.fails(exitcodes.NOT_AUTHENTIC, "store", "restore", backup, "--audit-log", log)
+    assert not cli.store.exists()

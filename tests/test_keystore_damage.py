@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ from strongroom import (
 )
 from strongroom.keys.base import _SEEN
 
-# With this set, every bit is flipped, not a sample; it takes about an hour.
-WHOLE = bool(os.environ.get("STRONGROOM_TEST_WHOLE"))
-SAMPLE = 700
+SAMPLE = 700  # of the bits; `make sweep` flips all, in about an hour
 
 
 @pytest.fixture(params=PLACES, ids=lambda kind: kind.kind, scope="module")
@@ -390,12 +387,20 @@ def victim(tmp_path: Path) -> Victim:
 
 
 def test_flipped_bits(victim: Victim) -> None:
-    total = 8 * len(victim.data)
     random = seeded()
-    sample = range(total) if WHOLE else sorted(random.sample(range(total), SAMPLE))
+    sample = sorted(random.sample(range(8 * len(victim.data)), SAMPLE))
     # What is not zero is where the rows and the tables are: half of the sample from there.
     busy = [8 * at + bit for at, byte in enumerate(victim.data) if byte for bit in range(8)]
-    for position in [*sample, *([] if WHOLE else random.sample(busy, SAMPLE))]:
+    _flip(victim, [*sample, *random.sample(busy, SAMPLE)])
+
+
+@pytest.mark.sweep
+def test_every_bit_flipped(victim: Victim) -> None:
+    _flip(victim, range(8 * len(victim.data)))
+
+
+def _flip(victim: Victim, positions: Iterable[int]) -> None:
+    for position in positions:
         data = bytearray(victim.data)
         data[position // 8] ^= 1 << position % 8
         victim.expect(bytes(data), f"bit {position}")
@@ -429,11 +434,17 @@ def test_flipped_bits_of_rows(victim: Victim) -> None:
             victim.expect(bytes(data), f"{table.name}.{column} bit {position}", refused=True)
 
 
+@pytest.mark.sweep
+def test_every_truncation(victim: Victim) -> None:
+    for length in range(len(victim.data)):
+        victim.expect(victim.data[:length], f"cut at {length}", refused=True)
+
+
 def test_truncations(victim: Victim) -> None:
     size = len(victim.data)
     random = seeded()
     lengths = {0, 1, 15, 16, 99, 100, 511, 512, 4095, 4096, size - 1, size - 4096}
-    lengths |= set(random.sample(range(size), size if WHOLE else 200))
+    lengths |= set(random.sample(range(size), 200))
     for length in sorted(lengths):
         victim.expect(victim.data[:length], f"cut at {length}", refused=True)
 

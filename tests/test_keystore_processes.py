@@ -22,6 +22,7 @@ from keystore_help import Place, place, seeded
 from strongroom import (
     FileMasterKey,
     KeyStore,
+    KeyStoreBusyError,
     KeyStoreError,
     MasterKeyError,
     PassphraseMasterKey,
@@ -31,19 +32,31 @@ from strongroom import (
 __all__ = ["place"]
 
 ROTATORS = 8
-WRITERS = 2
-ROTATIONS = 50 if os.environ.get("STRONGROOM_TEST_WHOLE") else 10
-KILLS = 200 if os.environ.get("STRONGROOM_TEST_WHOLE") else 25
+WRITERS = 4
+ROTATIONS = 5  # each, in `make test`; 50 in `make sweep`
+KILLS = 25  # in `make test`; 200 in `make sweep`
 
 
 def _open(url: str, key_file: str, **options: Any) -> KeyStore:
     return KeyStore.open(url, FileMasterKey(key_file), **options)
 
 
-def _rotate(url: str, key_file: str, start: Any, results: Any) -> None:
+def _rotate(url: str, key_file: str, count: int, start: Any, results: Any) -> None:
     with _open(url, key_file, busy_timeout=30) as store:
         start.wait()
-        results.put([store.rotate().id for _ in range(ROTATIONS)])
+        results.put([store.rotate().id for _ in range(count)])
+
+
+def _rotate_impatiently(url: str, key_file: str, count: int, start: Any, results: Any) -> None:
+    made, refused = [], 0
+    with _open(url, key_file, busy_timeout=0) as store:
+        start.wait()
+        for _ in range(count):
+            try:
+                made.append(store.rotate().id)
+            except KeyStoreBusyError:
+                refused += 1
+    results.put((made, refused))
 
 
 def _write(url: str, key_file: str, start: Any, stop: Any, results: Any) -> None:
@@ -58,6 +71,70 @@ def _write(url: str, key_file: str, start: Any, stop: Any, results: Any) -> None
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_rotating_at_once(place: Place, method: str) -> None:
+    _rotating_at_once(place, method, ROTATIONS)
+
+
+@pytest.mark.sweep
+def test_fifty_rotations_each(place: Place) -> None:
+    _rotating_at_once(place, "spawn", 50)
+
+
+def test_without_waiting(place: Place) -> None:
+    """With a busy timeout of 0: done, or cleanly refused; and what was acknowledged is there."""
+    context: Any = multiprocessing.get_context("spawn")
+    place.create().close()
+    start, rotated = context.Barrier(ROTATORS), context.Queue()
+    arguments = (place.url, place.master.path, 20, start, rotated)
+    processes = [
+        context.Process(target=_rotate_impatiently, args=arguments) for _ in range(ROTATORS)
+    ]
+    for process in processes:
+        process.start()
+    answers = [rotated.get(timeout=120) for _ in range(ROTATORS)]
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    ids = [key_id for made, _ in answers for key_id in made]
+    assert len(set(ids)) == len(ids) >= 1
+    assert sum(refused for _, refused in answers) > 0
+    with place.open() as store:
+        assert {key.id for key in store.list_keys()[1:]} == set(ids)
+        assert [k.generation for k in store.list_keys()] == list(range(1, len(ids) + 2))
+        store.check()
+
+
+def test_one_rotator_is_killed(place: Place) -> None:
+    """The lock of a dead process is given back, and what it had acknowledged is kept."""
+    context: Any = multiprocessing.get_context("spawn")
+    place.create().close()
+    random = seeded()
+    start, rotated = context.Barrier(ROTATORS), context.Queue()
+    arguments = (place.url, place.master.path)
+    command = [sys.executable, "-c", CHURN, *map(str, arguments)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    processes = [
+        context.Process(target=_rotate, args=(*arguments, ROTATIONS, start, rotated))
+        for _ in range(ROTATORS - 1)
+    ]
+    for process in processes:
+        process.start()
+    with child:
+        assert child.stdout is not None
+        told = [child.stdout.readline().strip() for _ in range(random.randrange(3, 12))]
+        start.wait()
+        child.kill()
+        told += child.stdout.read().split()
+    ids = [key_id for _ in processes for key_id in rotated.get(timeout=120)]
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    with place.open() as store:
+        there = {key.id for key in store.list_keys()}
+        assert set(ids) | set(told) <= there
+        store.check()
+
+
+def _rotating_at_once(place: Place, method: str, count: int) -> None:
     context: Any = multiprocessing.get_context(method)
     arguments = (place.url, place.master.path)
     place.create().close()
@@ -66,7 +143,7 @@ def test_rotating_at_once(place: Place, method: str) -> None:
     rotated, written = context.Queue(), context.Queue()
     processes = [
         *(
-            context.Process(target=_rotate, args=(*arguments, start, rotated))
+            context.Process(target=_rotate, args=(*arguments, count, start, rotated))
             for _ in range(ROTATORS)
         ),
         *(
@@ -77,7 +154,7 @@ def test_rotating_at_once(place: Place, method: str) -> None:
     for process in processes:
         process.start()
     try:
-        ids = [key_id for _ in range(ROTATORS) for key_id in rotated.get(timeout=120)]
+        ids = [key_id for _ in range(ROTATORS) for key_id in rotated.get(timeout=300)]
         stop.set()
         messages = [m for _ in range(WRITERS) for m in written.get(timeout=120)]
     finally:
@@ -85,10 +162,10 @@ def test_rotating_at_once(place: Place, method: str) -> None:
         for process in processes:
             process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0] * len(processes)
-    assert len(set(ids)) == ROTATORS * ROTATIONS
+    assert len(set(ids)) == ROTATORS * count
     with place.open() as store:
         keys = store.list_keys()
-        assert [key.generation for key in keys] == list(range(1, ROTATORS * ROTATIONS + 2))
+        assert [key.generation for key in keys] == list(range(1, ROTATORS * count + 2))
         assert {key.id for key in keys[1:]} == set(ids)
         assert [key.state for key in keys] == ["deactivated"] * (len(keys) - 1) + ["active"]
         cipher = VersionedEncryption(store)
@@ -132,12 +209,21 @@ with KeyStore.open(sys.argv[1], FileMasterKey(sys.argv[2]), cache_seconds=0) as 
 
 
 def test_killed_at_any_moment(place: Place) -> None:
+    _killed_at_any_moment(place, KILLS)
+
+
+@pytest.mark.sweep
+def test_killed_at_many_moments(place: Place) -> None:
+    _killed_at_any_moment(place, 200)
+
+
+def _killed_at_any_moment(place: Place, kills: int) -> None:
     """What was acknowledged is there; the store is sound; one primary; the next goes on."""
     with place.create() as store:
         message = VersionedEncryption(store).encrypt(b"value")
     random = seeded()
     acknowledged: list[str] = []
-    for _ in range(KILLS):
+    for _ in range(kills):
         child = subprocess.Popen(
             [sys.executable, "-c", CHURN, place.url, place.master.path],
             stdout=subprocess.PIPE,
@@ -158,7 +244,7 @@ def test_killed_at_any_moment(place: Place) -> None:
             assert set(acknowledged) <= keys.keys()
             assert VersionedEncryption(store).decrypt(message) == b"value"
             store.check()
-    assert len(acknowledged) > KILLS
+    assert len(acknowledged) > kills
 
 
 CREATE = """

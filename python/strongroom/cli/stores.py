@@ -53,6 +53,12 @@ def backup(
 
 @store.command()
 @click.argument("path", metavar="BACKUP", type=options.PATH)
+@click.option(
+    "--audit-log",
+    metavar="LOG",
+    type=options.PATH,
+    help="The lost store's audit log: what was made, destroyed and compromised since.",
+)
 @options.passphrase_sources
 @options.store
 @options.common
@@ -63,6 +69,7 @@ def restore(
     master: str | None,
     passphrase_source: PassphraseSource,
     path: str,
+    audit_log: str | None,
 ) -> int:
     """Make the store anew out of a backup, where no store is: move what is left of it away first.
 
@@ -74,7 +81,14 @@ def restore(
     url = store_url(store)
     os.stat(path)
     kept = master or kept_master(f"sqlite:///{os.path.abspath(path)}")
-    result = KeyStore.restore(path, url, get_master(kept, passphrase_source))
+    logged = []
+    if audit_log is not None:
+        from strongroom.keys.restore import read_log
+
+        logged = read_log(audit_log)
+    result = KeyStore.restore(path, url, get_master(kept, passphrase_source), logged=logged)
+    if audit_log is None:
+        out.note("without --audit-log nothing is known of what came after the backup")
     _show_restored(out, result, url)
     return exitcodes.OK
 

@@ -27,11 +27,12 @@ from strongroom.keys.rows import sealed
 from strongroom.keys.states import ACTIVE, COMPROMISED, DESTROYED
 from strongroom.masters.wrapped import MasterKeyProvider
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Restored", "read_log", "restore"]
 
 # Each event of the log: its name and its fields, successes alone, in the log's order.
 Logged = Iterable[tuple[str, Mapping[str, object]]]
 _REASON = "restored from a backup"
+_WANTED = ("key.generated", "key.destroyed", "key.compromised")
 
 
 class Restored(NamedTuple):
@@ -56,6 +57,35 @@ class Restored(NamedTuple):
     compromised: list[str]
     rotated: list[str]
     counted: list[str]
+
+
+def read_log(path: str | os.PathLike[str]) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the events of an audit log that `restore` wants, after verifying the log.
+
+    What was reported and then could not be committed is left out.
+
+    Raises:
+        AuditIntegrityError: The log was changed.
+        AuditError, FileNotFoundError: It is missing or can't be read.
+    """
+    from strongroom.audit.records import fields_of, records
+    from strongroom.audit.verification import verify
+
+    verify(path, index=False)
+    found: list[tuple[str, Mapping[str, object]]] = []
+    for record in records(path):
+        if record.name not in _WANTED:
+            continue
+        fields = fields_of(record.event)
+        if not record.failed:
+            found.append((record.name, fields))
+            continue
+        for number in range(len(found) - 1, -1, -1):
+            name, known = found[number]
+            if name == record.name and known.get("key_id") == fields.get("key_id"):
+                del found[number]
+                break
+    return found
 
 
 class _Since:
