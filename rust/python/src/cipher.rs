@@ -268,6 +268,14 @@ pub fn detached_above<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -
     }
 }
 
+/// A new `bytes` with a copy of `data`.
+pub fn copied<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    new_bytes(py, data.len(), |out| {
+        detached_above(py, data.len(), || out.copy_from_slice(data));
+        Ok(())
+    })
+}
+
 /// A source that has one key.
 pub struct OneKey<'a>(pub &'a KeyHandle);
 
@@ -312,11 +320,13 @@ pub fn open_into(
     needed: usize,
     open: impl FnOnce(&mut [u8]) -> PyResult<()>,
 ) -> PyResult<usize> {
+    let py = out.py();
     let mut out = Output::new(out, "out")?;
     refuse_overlap(input, out.as_mut_slice())?;
     let opened = open(room(&mut out, needed)?);
     if opened.is_err() {
-        out.as_mut_slice().fill(0);
+        let all = out.as_mut_slice();
+        detached_above(py, all.len(), || all.fill(0));
     }
     opened.map(|()| needed)
 }

@@ -20,7 +20,7 @@ use strongroom_core::{Error, parallel, stream};
 use self::cache::{Cache, Kek};
 use self::source::Source;
 use crate::buf::{Input, new_bytes};
-use crate::cipher::{AssociatedData, detached_above, open_envelope};
+use crate::cipher::{AssociatedData, copied, detached_above, open_envelope};
 use crate::errors::OrRaise;
 use crate::keyring::Keyring;
 use crate::secret::MemoryLockedKey;
@@ -157,10 +157,10 @@ impl EnvelopeCipher {
         };
         let new = Under::choose(slf, old.as_ref())?;
         if old.is_none() && new.keyset_key() == opened.key_id.as_ref() {
-            return Ok(match data.cast_exact::<PyBytes>() {
-                Ok(bytes) => bytes.clone(),
-                Err(_) => PyBytes::new(py, input.as_slice()),
-            });
+            return match data.cast_exact::<PyBytes>() {
+                Ok(bytes) => Ok(bytes.clone()),
+                Err(_) => copied(py, input.as_slice()),
+            };
         }
         let material = new.key().material().or_raise(py)?;
         let dek = opened.dek.expose().or_raise(py)?;

@@ -13,7 +13,9 @@ use strongroom_core::record::{self, kind, wrong_kind};
 
 use crate::batch;
 use crate::buf::{Input, new_bytes};
-use crate::cipher::{AssociatedData, open_envelope, open_record, seal_envelope, seal_record};
+use crate::cipher::{
+    AssociatedData, copied, open_envelope, open_record, seal_envelope, seal_record,
+};
 use crate::errors::OrRaise;
 use crate::keyring::{Compromised, Keyring, KeyringSource, State};
 use crate::tally::{self, Operation};
@@ -223,18 +225,18 @@ impl KeysetCipher {
             seal(py, &primary, associated_data, plaintext.as_bytes())
         };
         let unchanged = || match data.cast_exact::<PyBytes>() {
-            Ok(bytes) => bytes.clone(),
-            Err(_) => PyBytes::new(py, message),
+            Ok(bytes) => Ok(bytes.clone()),
+            Err(_) => copied(py, message),
         };
         if kind(message).or_raise(py)? != KIND_ENVELOPE {
             // Also an unchanged record is authenticated: what is returned opens.
             let id = record::parse(message).or_raise(py)?;
             let rotated = anew()?;
-            return Ok(if id == primary_id && !reencrypt {
+            return if id == primary_id && !reencrypt {
                 unchanged()
             } else {
-                rotated
-            });
+                Ok(rotated)
+            };
         }
         let (header, sealed) = Header::split(message).or_raise(py)?;
         let source = KeyringSource::new(keyring, Compromised::ForRewrap);
@@ -250,7 +252,7 @@ impl KeysetCipher {
             return anew();
         }
         if opened.key_id == Some(primary_id) {
-            return Ok(unchanged());
+            return unchanged();
         }
         let material = primary.material().or_raise(py)?;
         let slot = NewSlot::Keyset {

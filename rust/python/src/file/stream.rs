@@ -17,7 +17,7 @@ use super::keys::{Asked, FileKeys};
 use super::single::detached;
 use crate::buf::Input;
 use crate::buf::detached::detach;
-use crate::cipher::AssociatedData;
+use crate::cipher::{AssociatedData, copied, detached_above};
 use crate::errors::{OrRaise, to_py};
 use crate::keyring::parse_id;
 use crate::tally::{self, Operation};
@@ -68,8 +68,12 @@ impl StreamEncryptor {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut encryptor, mut out) = state.take().ok_or_else(finished)?;
         detach(py, || encryptor.update(data, &mut out)).or_raise(py)?;
-        let bytes = PyBytes::new(py, &out);
-        out.clear();
+        let bytes = copied(py, &out)?;
+        if out.capacity() <= KEPT_MAX {
+            out.clear();
+        } else {
+            release(py, std::mem::take(&mut out));
+        }
         *state = Some((encryptor, out));
         self.taken.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(bytes)
@@ -84,6 +88,14 @@ impl StreamEncryptor {
         note(py, Operation::Encrypt, self.key_id.as_deref(), taken, None);
         Ok(PyBytes::new(py, &out))
     }
+}
+
+/// A buffer of more is not kept for the next piece.
+const KEPT_MAX: usize = 16 << 20;
+
+/// Gives a buffer back; a large one takes the system its time.
+fn release(py: Python<'_>, buffer: Vec<u8>) {
+    detached_above(py, buffer.capacity(), move || drop(buffer));
 }
 
 /// Counts one message.
@@ -230,7 +242,9 @@ impl StreamDecryptor {
         if let Decrypting::Failed(error) = &*state {
             self.note(py, Some(error));
         }
-        Ok(PyBytes::new(py, &out))
+        let bytes = copied(py, &out)?;
+        release(py, out);
+        Ok(bytes)
     }
 
     /// Returns the end of the plaintext: the message is all there.
