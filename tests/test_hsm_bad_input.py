@@ -65,6 +65,12 @@ def test_a_slot_that_is_none(backend: Backend, slot: Any) -> None:
         HSMKeyManager(backend.path, slot, PIN)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_is_none(backend: Backend, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        backend.open(timeout=timeout)
+
+
 def test_an_uninitialised_token(tmp_path: Path) -> None:
     own = Backend("softhsm")
     own.environment = Tokens(tmp_path).environment
@@ -488,6 +494,22 @@ with open_manager() as hsm:
         program += "assert call(table[2])(None) == 0\n"
     else:
         program += "assert other.initialized and other.get_slots()\n"
+    backend.python(program, label())
+
+
+def test_other_code_is_logged_in(backend: Backend) -> None:
+    # The token does not look at our PIN then, so it is neither kept nor compared with.
+    program = """
+import pkcs11
+found = [slot.get_token() for slot in pkcs11.lib(os.path.realpath(path)).get_slots()]
+session = next(token for token in found if token.label == LABEL).open(rw=True, user_pin=PIN)
+with open_manager(pin="not the PIN") as one, open_manager() as two:
+    key_id = one.generate_key(arguments[0])
+    assert two.decrypt(key_id, one.encrypt(key_id, b"x")) == b"x"
+    (token,) = one._module.tokens.values()
+    assert token._pin is None
+session.generate_random(8)
+"""
     backend.python(program, label())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
@@ -71,6 +72,8 @@ class OpenToken:
         pins.check_pin_source(pin)
         if pin is None and parts.pin_source is not None:
             pin = pins.pin_from(parts.pin_source)
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"timeout is {timeout}: a number of seconds above 0")
         self._timeout = float(timeout)
         self._pooled = bool(thread_safe)
         self._counts = Counts(key_store)

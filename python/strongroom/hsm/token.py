@@ -88,11 +88,8 @@ class Token:
             Fault: The module failed.
         """
         text: str | None = None
-        if callable(pin):
-            self._source = self._source or pin
-            text = pins.pin_text(pin())
-        elif pin is not None:
-            text = pins.pin_text(pin)
+        if pin is not None:
+            text = pins.pin_text(pin() if callable(pin) else pin)
         if self.users and self._pin is not None and self._pin.here:
             # The token does not look at the PIN of a second login.
             if text is None or not self._pin.equals(text):
@@ -103,6 +100,8 @@ class Token:
             self._pin = None  # One of a parent, if any.
             self._log_in(text)
         self.users += 1
+        if self._source is None and callable(pin):
+            self._source = pin
 
     def leave(self) -> None:
         """Undo one `join`; the last one closes the sessions and forgets the PIN."""
@@ -110,6 +109,7 @@ class Token:
         if self.users > 0:
             return
         self._drop()
+        self._forget_pool()
         if self._pin is not None:
             self._pin.close()
             self._pin = None
@@ -146,7 +146,7 @@ class Token:
         if text is not None:
             pins.check_not_refused((self.module.path, self.serial), text)
         try:
-            session = self._open(slot, text, pin_pad)
+            session, seen = self._open(slot, text, pin_pad)
         except Fault as fault:
             if fault.code in codes.PIN_REFUSED and text is not None:
                 pins.remember_refused((self.module.path, self.serial), text)
@@ -156,7 +156,7 @@ class Token:
             raise
         self._session, self._session_epoch = session, self._now()
         self._epoch += 1
-        if text is not None and self._pin is None:
+        if seen and text is not None and self._pin is None:
             self._pin = pins.HeldPin(text)
         try:
             _events.report("hsm.session.opened", token=self.label)
@@ -172,20 +172,22 @@ class Token:
         self._pin = None
         return text
 
-    def _open(self, slot: Slot, text: str | None, pin_pad: bool) -> Any:  # noqa: ANN401
+    def _open(self, slot: Slot, text: str | None, pin_pad: bool) -> tuple[Any, bool]:
+        """Open a session and log in; and whether the token looked at the PIN."""
         from strongroom.hsm import binding
 
         try:
-            return binding.open_session(slot, write=not self._read_only, pin=text, pin_pad=pin_pad)
+            write = not self._read_only
+            return binding.open_session(slot, write=write, pin=text, pin_pad=pin_pad), True
         except Fault as fault:
             code = fault.code
             if code not in (codes.USER_ALREADY_LOGGED_IN, codes.TOKEN_WRITE_PROTECTED):
                 raise
-        if code == codes.TOKEN_WRITE_PROTECTED:
+        if code == codes.TOKEN_WRITE_PROTECTED and not self._read_only:
             self._read_only = True
             return self._open(slot, text, pin_pad)
         # By a session of ours that could not be logged out, or by other code in this process.
-        return binding.open_session(slot, write=not self._read_only, pin=None)
+        return binding.open_session(slot, write=not self._read_only, pin=None), False
 
     def _find_slot(self) -> Slot:
         if self._slot is None or self._slot_epoch != self._now():
@@ -354,11 +356,14 @@ class Token:
 
     def after_fork(self) -> None:
         """Start anew in a forked child: what threads of the parent had lent does not come back."""
+        self._forget_pool()
+        self._changed = threading.Condition(threading.Lock())
+        self._lane.inside = False
+
+    def _forget_pool(self) -> None:
         for lane in self._pool:
             self.module.pool_locks.remove(lane.lock)
         self._pool, self._idle = [], []
-        self._changed = threading.Condition(threading.Lock())
-        self._lane.inside = False
 
 
 def open_token(module: Module, choice: Choice, pin: PinSource, timeout: float) -> Token:
