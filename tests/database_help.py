@@ -136,7 +136,7 @@ def opens(path: Path, secret: bytearray, *, immutable: bool = True) -> bool:
 
 
 def pages_under(data: bytes, secret: bytes, salt: bytes) -> int:
-    """How many pages anywhere in some bytes authenticate under a raw key, at any offset of 8.
+    """How many pages anywhere in some bytes authenticate under a raw key, at any offset of 4.
 
     SQLCipher's layout: a page ends in its IV (16 bytes) and HMAC-SHA-512 (64 bytes) over page
     without salt, IV and page number, little-endian, under a key of PBKDF2 with two rounds.
@@ -144,11 +144,12 @@ def pages_under(data: bytes, secret: bytes, salt: bytes) -> int:
     mac_key = hashlib.pbkdf2_hmac("sha512", secret, bytes(b ^ 0x3A for b in salt), 2, 32)
     base = hmac.new(mac_key, digestmod=hashlib.sha512)
     found = 0
-    for offset in range(0, max(0, len(data) - PAGE + 1), 8):
+    for offset in range(0, max(0, len(data) - PAGE + 1), 4):
         page = data[offset : offset + PAGE]
         if not any(page):
             continue
-        for number in {1, offset // PAGE + 1, *_numbers(data, offset)}:
+        own = () if offset % PAGE else (offset // PAGE + 1,)
+        for number in {*own, *_numbers(data, offset)}:
             state = base.copy()
             state.update(page[16 if number == 1 else 0 : -64])
             state.update(number.to_bytes(4, "little"))
