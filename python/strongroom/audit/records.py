@@ -182,4 +182,6 @@ def hand_over(logger: logging.Logger, event: dict[str, Any]) -> None:
     extra["event_type"] = event_type(name)
     extra["timestamp"] = event["time_dt"]
     extra["outcome"] = event["status"].lower()
+    # For handlers that pass the fields on without knowing them.
+    extra["audit_fields"] = tuple(extra)
     logger.log(level, f"crypto.{name}", extra=extra, stacklevel=4)

@@ -11,7 +11,7 @@ use rustix::io::retry_on_intr;
 use super::LINE_MAX;
 use super::note::{Checkpoint, PublicKey};
 use super::paths::{self, beside, failed};
-use super::place::{closing, expect, read_checkpoint};
+use super::place::{closed_files, closing, expect, read_checkpoint};
 use super::position::Position;
 use super::record;
 use super::scan::Expected;
@@ -96,8 +96,7 @@ impl Files {
             Err(Error::Audit(_)) if !need_checkpoint => None,
             Err(error) => return Err(error),
         };
-        let rotated =
-            paths::all_rotated(path).map_err(|error| failed(path, "look beside", &error))?;
+        let rotated = closed_files(path)?;
         let mut start = Position::default();
         let mut pieces = Vec::new();
         let mut expected = Vec::new();

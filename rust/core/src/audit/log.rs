@@ -294,8 +294,8 @@ impl Log {
             .map_err(|error| failed(&self.path, "look beside", &error))?
             .pop();
         let closed = match &newest {
-            Some((_, path)) => paths::read(&beside(path, ".checkpoint"))?,
-            None => None,
+            Some((_, path)) if path.exists() => paths::read(&beside(path, ".checkpoint"))?,
+            _ => None,
         };
         if closed.as_deref() != Some(note) && checkpoint.size != 0 {
             return Err(Error::integrity(

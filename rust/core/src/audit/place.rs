@@ -1,9 +1,9 @@
 //! Where a writer goes on: the newest checkpoint, the place that it proves, and what follows that.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -39,9 +39,32 @@ pub fn expect(path: &Path, checkpoint: Checkpoint) -> Expected {
     }
 }
 
+/// The rotated files, but for one that a crash kept from being renamed: it has its closing
+/// checkpoint already, and the log's newest file is still it.
+pub fn closed_files(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut rotated =
+        paths::all_rotated(path).map_err(|error| failed(path, "look beside", &error))?;
+    if let Some((first, newest)) = rotated.last()
+        && !newest.exists()
+        && first_number(path) == Some(*first)
+    {
+        rotated.pop();
+    }
+    Ok(rotated)
+}
+
+/// The number of a file's first record.
+fn first_number(path: &Path) -> Option<u64> {
+    let mut line = Vec::new();
+    let mut start = BufReader::new(File::open(path).ok()?.take(LINE_MAX as u64));
+    start.read_until(b'\n', &mut line).ok()?;
+    let record = super::record::parse(line.strip_suffix(b"\n")?).ok()?;
+    Some(record.seq)
+}
+
 /// The beginning of the newest file, by what the file before it was closed with.
 pub fn beginning(path: &Path, key: &PublicKey, size: u64) -> Result<Position> {
-    let rotated = paths::all_rotated(path).map_err(|error| failed(path, "look beside", &error))?;
+    let rotated = closed_files(path)?;
     let Some((_, newest)) = rotated.last() else {
         return Ok(Position::default());
     };

@@ -53,8 +53,13 @@ impl Position {
     /// Reads a state file. What it says is a claim, until a checkpoint's root proves it.
     #[must_use]
     pub fn load(path: &Path) -> Option<Self> {
-        let content = paths::read(path).ok()??;
-        let text = std::str::from_utf8(&content).ok()?;
+        Self::parse(&paths::read(path).ok()??)
+    }
+
+    /// Reads a state file's content.
+    #[must_use]
+    pub fn parse(content: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(content).ok()?;
         let mut lines = text.lines();
         if lines.next()? != HEAD {
             return None;
