@@ -59,8 +59,8 @@ def test_opentelemetry(logger: logging.Logger, tmp_path: Path) -> None:
         log.log_decryption_failure(KEY, "DecryptionError")
     generated, failed = (data.log_record for data in exporter.get_finished_logs())
     assert generated.event_name == "crypto.key.generated"
-    assert generated.attributes["strongroom.key_id"] == KEY
+    assert (generated.attributes or {})["strongroom.key_id"] == KEY
     assert generated.severity_text == "INFO"
     assert failed.event_name == "crypto.decryption.failed"
-    assert failed.attributes["strongroom.error_type"] == "DecryptionError"
+    assert (failed.attributes or {})["strongroom.error_type"] == "DecryptionError"
     provider.shutdown()
