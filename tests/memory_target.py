@@ -28,6 +28,7 @@ from strongroom import (
     SecureBuffer,
     SecureEncryption,
     VersionedEncryption,
+    _native,
     secure_key_context,
 )
 
@@ -208,6 +209,17 @@ def scenario_cache() -> None:
         checkpoint("forgotten")
     del master, cipher
     gc.collect()
+    checkpoint("gone")
+
+
+def scenario_signing() -> None:
+    """Signatures with an Ed25519 key that is derived from a key, as `KeysetSigner` makes them."""
+    key = MemoryLockedKey(raw_key())
+    assert len(_native.audit_public_key(key)) == 32
+    checkpoint("public key")
+    assert len(_native.audit_sign(key, b"message")) == 64
+    checkpoint("signed")
+    key.destroy()
     checkpoint("gone")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import sqlite3
@@ -168,6 +169,23 @@ def test_no_copy_of_a_cached_key(tmp_path, backend):
             assert found == (inside if backend == "mlock" else set()), checkpoint
         target.wait_for("gone")
         assert scan(target.pid, wanted) == []
+        assert target.finish() == 0
+
+
+def test_no_copy_of_a_signing_key(tmp_path, key):
+    seed = constructions.derive(key, "audit")
+    # RFC 8032, §5.1.5: the scalar, with its bits set, and the prefix of the nonces.
+    expanded = bytearray(hashlib.sha512(seed).digest())
+    wanted = key_patterns("key", key) | patterns("seed", seed) | patterns("hash", bytes(expanded))
+    expanded[0] &= 248
+    expanded[31] = expanded[31] & 127 | 64
+    wanted |= patterns("scalar", bytes(expanded[:32])) | patterns("prefix", bytes(expanded[32:]))
+    with Target("signing", tmp_path, STRONGROOM_MEMORY_BACKEND="mlock") as target:
+        for checkpoint in ("public key", "signed", "gone"):
+            target.wait_for(checkpoint)
+            hits = scan(target.pid, wanted)
+            assert [hit for hit in hits if not hit.region.is_arena] == [], checkpoint
+        assert hits == []
         assert target.finish() == 0
 
 
