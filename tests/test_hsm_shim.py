@@ -356,8 +356,11 @@ with open_manager() as hsm:
     key_id = hsm.generate_key("key")
     message = hsm.encrypt(key_id, b"x")
     for _ in range(3):
+        # A key that was used, and one that was not yet.
+        other = hsm.generate_key(f"other-{_}")
         os.rename(tokens, tokens + ".away")
-        for call in (lambda: hsm.encrypt(key_id, b"y"), lambda: hsm.decrypt(key_id, message)):
+        for call in (lambda: hsm.encrypt(other, b"y"), lambda: hsm.encrypt(key_id, b"y"),
+                     lambda: hsm.decrypt(key_id, message), lambda: hsm.find("other-0")):
             began = time.perf_counter()
             try: call()
             except HSMError as error: pass
@@ -366,6 +369,7 @@ with open_manager() as hsm:
         os.rename(tokens + ".away", tokens)
         assert hsm.decrypt(key_id, message) == b"x"
         assert hsm.decrypt(key_id, hsm.encrypt(key_id, b"y")) == b"y"
+        assert hsm.encrypt(other, b"y")
 """,
         tmp_path / "softhsm",
     )

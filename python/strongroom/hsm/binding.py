@@ -254,6 +254,14 @@ def find_keys(session: Any, *, key_id: bytes | None = None, label: str | None = 
     raise fault
 
 
+def check_token(slot: Slot) -> None:
+    """Ask for the token's description, which fails if the token is gone."""
+    try:
+        slot.token.slot.get_token()
+    except PKCS11Error as error:
+        raise fault_of(error) from None
+
+
 # Attributes of a key that say what it is, in the order of keys.Attributes.
 _WANTED: tuple[Attribute, ...] = (
     Attribute.ID, Attribute.LABEL, Attribute.KEY_TYPE, Attribute.VALUE_LEN,

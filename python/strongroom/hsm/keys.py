@@ -143,9 +143,7 @@ def versions(lane: Lane, label: str) -> list[tuple[Any, TokenKey]]:
         HSMError: One of them must not be used, or two that may encrypt are of one version.
         Fault: The module failed.
     """
-    from strongroom.hsm.binding import find_keys
-
-    found = [(key, read_key(key)) for key in find_keys(lane.session, label=label)]
+    found = [(key, read_key(key)) for key in lane.find(label=label)]
     for _, info in found:
         if info.problem is not None:
             raise HSMError(f"a key with the label {label!r} is refused: {info.problem}")
@@ -232,9 +230,7 @@ class Making:
         return self.key_id.hex()
 
     def _look_for_another(self, lane: Lane, *, enabled: bool) -> None:
-        from strongroom.hsm.binding import find_keys
-
-        for found in find_keys(lane.session, label=self.label):
+        for found in lane.find(label=self.label):
             info = read_key(found)
             if (
                 info.id[: 2 * _VERSION_LEN] == self.key_id[:_VERSION_LEN].hex()
@@ -252,7 +248,7 @@ class Making:
         from strongroom.hsm import binding
 
         if not self.enabled:
-            for key in binding.find_keys(lane.session, key_id=self.key_id):
+            for key in lane.find(key_id=self.key_id):
                 binding.destroy(key)
 
 
@@ -265,7 +261,7 @@ def make_key(lane: Lane, key_id: bytes, label: str, *, wrapping: bool) -> Any:  
     """
     from strongroom.hsm import binding
 
-    made = binding.find_keys(lane.session, key_id=key_id)
+    made = lane.find(key_id=key_id)
     key = (
         made[0]
         if made

@@ -15,6 +15,7 @@ from strongroom.hsm.codes import Fault
 from strongroom.hsm.module import busy
 
 if TYPE_CHECKING:
+    from strongroom.hsm.binding import Slot
     from strongroom.hsm.keys import TokenKey
 
 __all__ = ["Lane"]
@@ -35,6 +36,7 @@ class Lane:
         lock: Held by who uses it.
         session: The session, or None.
         epoch: When it was opened, as the token counts.
+        slot: The slot that it is with.
         keys: Objects of the session with what is known of them, by key id.
         allowed: The purpose, the key that a caller named and the one that a message did, where the
             one was found to be a version of the other, and fit to be used for that.
@@ -46,6 +48,7 @@ class Lane:
         self.lock: Any = lock
         self.session: Any = None
         self.epoch: object = None
+        self.slot: Slot | None = None
         self.keys: dict[str, tuple[Any, TokenKey]] = {}
         self.allowed: set[tuple[str, str, str]] = set()
         self.inside = False
@@ -89,7 +92,7 @@ class Lane:
         finally:
             self.lock.release()
 
-    def use(self, session: Any, epoch: object, *, has_rng: bool) -> None:  # noqa: ANN401
+    def use(self, session: Any, epoch: object, slot: Slot) -> None:  # noqa: ANN401
         """Take a session that was opened."""
         from strongroom.hsm import binding
 
@@ -97,7 +100,8 @@ class Lane:
         # An import statement in each call would cost more than the rest of it.
         self._encrypt, self._decrypt = binding.gcm_encrypt, binding.gcm_decrypt
         self._random = binding.random_bytes
-        self.session, self.epoch, self._has_rng = session, epoch, has_rng
+        self.session, self.epoch, self.slot = session, epoch, slot
+        self._has_rng = slot.has_rng
 
     def forget(self) -> None:
         """Forget the session and all that belongs to it."""
@@ -123,12 +127,25 @@ class Lane:
             found = self.keys[key_id] = self.look_up(key_id)
         return found
 
+    def find(self, *, key_id: bytes | None = None, label: str | None = None) -> list[Any]:
+        """List the secret keys with this CKA_ID, or label, or all of them.
+
+        Raises:
+            Fault: The module failed, or the token is gone.
+        """
+        from strongroom.hsm import binding
+
+        found = binding.find_keys(self.session, key_id=key_id, label=label)
+        if not found and self.slot is not None:
+            # A SoftHSM whose files are out of reach has no keys, and says so of each.
+            binding.check_token(self.slot)
+        return found
+
     def look_up(self, key_id: str) -> tuple[Any, TokenKey]:
         """Return a key as `key` does, as the token has it now."""
-        from strongroom.hsm import binding
         from strongroom.hsm.keys import read_key
 
-        objects = binding.find_keys(self.session, key_id=bytes.fromhex(key_id))
+        objects = self.find(key_id=bytes.fromhex(key_id))
         if not objects:
             raise KeyNotFoundError(
                 f"the token has no key {key_id}: it may be destroyed, or of another token",

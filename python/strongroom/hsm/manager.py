@@ -205,9 +205,7 @@ class HSMKeyManager(OpenToken):
             keys.check_label(label)
 
         def work(lane: Lane) -> list[TokenKey]:
-            from strongroom.hsm.binding import find_keys
-
-            return [keys.read_key(key) for key in find_keys(lane.session, label=label)]
+            return [keys.read_key(key) for key in lane.find(label=label)]
 
         return sorted(self._run(work), key=lambda info: (info.label, info.version, info.id))
 

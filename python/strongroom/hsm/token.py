@@ -262,7 +262,7 @@ class Token:
         if not self.alive():
             self._log_in()
         assert self._slot is not None  # noqa: S101 - found by _log_in
-        self._lane.use(self._session, self._stamp(), has_rng=self._slot.has_rng)
+        self._lane.use(self._session, self._stamp(), self._slot)
 
     def _recover(
         self,
@@ -336,7 +336,7 @@ class Token:
             self._log_in()
         slot = self._find_slot()
         session = binding.open_session(slot, write=not self._read_only, pin=None)
-        lane.use(session, self._stamp(), has_rng=slot.has_rng)
+        lane.use(session, self._stamp(), slot)
 
     def _take(self, timeout: float) -> Lane:
         with self._changed:
