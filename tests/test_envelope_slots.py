@@ -25,7 +25,7 @@ from strongroom import (
     verify_file,
 )
 from strongroom.cli import exitcodes
-from strongroom.files import add_slot, remove_slots
+from strongroom.files import add_slot, remove_slots, rewrap_master_slots
 
 TEXT = os.urandom(100_000)
 
@@ -161,7 +161,7 @@ def test_a_master_out_of_reach(store: KeyStore, file: Path, other: FileMasterKey
 WORK = """
 import sys
 from strongroom import FileMasterKey, KeyStore, rewrap_file
-from strongroom.files import add_slot, remove_slots
+from strongroom.files import add_slot, remove_slots, rewrap_master_slots
 folder, number = sys.argv[1], int(sys.argv[2])
 store = KeyStore.open(f"sqlite:///{folder}/keys.db", FileMasterKey(f"{folder}/master.key"))
 mine = f"keyset {number}"
@@ -194,7 +194,7 @@ def test_eight_processes_on_one_file(store: KeyStore, file: Path, tmp_path: Path
 KILLED = """
 import sys
 from strongroom import FileMasterKey, KeyStore
-from strongroom.files import add_slot, remove_slots
+from strongroom.files import add_slot, remove_slots, rewrap_master_slots
 folder, work = sys.argv[1:]
 master = FileMasterKey(f"{folder}/master.key")
 store = KeyStore.open(f"sqlite:///{folder}/keys.db", master, read_only=True)
@@ -267,3 +267,53 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     cli.fails(exitcodes.USAGE, "slots", "add", "file.srm")
     cli.fails(exitcodes.USAGE, "slots", "remove", "file.srm")
     cli.fails(exitcodes.NOT_FOUND, "slots", "add", "nothing.srm", "--for-keyset", "other")
+
+
+def test_a_new_kek_in_place_of_a_master_s(
+    store: KeyStore, file: Path, other: FileMasterKey, tmp_path: Path
+) -> None:
+    before = body(file)
+    third = FileMasterKey.create(tmp_path / "third.key")
+    with pytest.raises(KeyNotFoundError, match="no slot of the master"):
+        rewrap_master_slots(file, other)
+    assert add_slot(file, store, new_master=other)
+    assert add_slot(file, store, new_master=third)
+    keks = {slot.key_id for slot in inspect(file).slots if slot.kind == "master"}
+    assert rewrap_master_slots(file, other) == 1
+    again = {slot.key_id for slot in inspect(file).slots if slot.kind == "master"}
+    assert len(keks & again) == 1, "the third's is left alone"
+    assert opens(file, master=other)
+    assert opens(file, master=third)
+    # To another master: the old one opens it no more.
+    assert rewrap_master_slots(file, third, new_master=other) == 1
+    assert opens(file, master=other)
+    with pytest.raises(KeyNotFoundError):
+        opens(file, master=third)
+    assert opens(file, store)
+    # As after a crash between the two steps: all of the old ones go.
+    assert add_slot(file, store, new_master=third)
+    assert rewrap_master_slots(file, other, new_master=third) == 2
+    assert kinds(file).count("master") == 2
+    assert body(file) == before
+
+
+def test_masters_of_files_on_the_command_line(tmp_path: Path) -> None:
+    cli = Cli(tmp_path).init()
+    for name in ("other", "third"):
+        FileMasterKey.create(tmp_path / f"{name}.key")
+    (tmp_path / "plain").write_bytes(TEXT)
+    cli.ok("encrypt", "plain", "-o", "file.srm")
+    cli.ok("slots", "add", "file.srm", "--for-master", "file:other.key")
+    cli.store.unlink()  # the file lives with nothing but its master
+    with_other = ("--with-master", "file:other.key")
+    cli.ok("decrypt", "file.srm", "-o", "again", *with_other)
+    assert (tmp_path / "again").read_bytes() == TEXT
+    cli.ok("verify", "file.srm", *with_other)
+    said = cli.ok("slots", "rewrap", "file.srm", *with_other, "--to-master", "file:third.key")
+    assert "1 slot replaced" in said.text
+    cli.fails(exitcodes.NOT_FOUND, "decrypt", "file.srm", "-o", "x", *with_other)
+    cli.ok("verify", "file.srm", "--with-master", "file:third.key")
+    cli.fails(exitcodes.USAGE, "decrypt", "file.srm", "-o", "-", *with_other)
+    cli.fails(exitcodes.USAGE, "verify", "-", *with_other)
+    cli.fails(exitcodes.USAGE, "verify", "-r", ".", *with_other)
+    cli.fails(exitcodes.NOT_FOUND, "verify", "file.srm", "--with-master", "file:none.key")

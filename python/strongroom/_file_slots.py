@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from strongroom import _native
 from strongroom._file_keys import file_keys
 
+# kind [1] | length [2] before a slot's body, and the KEK's id at its beginning.
+_SLOT_HEAD = 3
+_KEK_ID = 16
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from strongroom.keys import KeyStore
     from strongroom.masters import MasterKeyProvider
 
-__all__ = ["add_slot", "remove_slots"]
+__all__ = ["add_slot", "remove_slots", "rewrap_master_slots"]
 
 
 def add_slot(
@@ -83,6 +87,55 @@ def add_slot(
             return _native.file_slot_add(name, keys.native, passphrase=new, copy=copy)
         finally:
             made.close()
+
+
+def rewrap_master_slots(
+    path: Path,
+    master: MasterKeyProvider,
+    *,
+    new_master: MasterKeyProvider | None = None,
+    copy: bool = False,
+) -> int:
+    """Puts a new KEK in the place of those that a master wrapped; the file's data stays as it is.
+
+    The new slot is there before an old one goes: after a crash the file opens, and the call is
+    made again. Rewrapping is not revoking.
+
+    Args:
+        path: A file that is encrypted.
+        master: The one that wrapped the KEKs of the slots that go.
+        new_master: The one that wraps the new KEK; None for the same, under its newest version.
+        copy: Write anew and rename: for storage on which a write can damage bytes beside it.
+
+    Returns:
+        How many slots went.
+
+    Raises:
+        KeyNotFoundError: The file has no slot of this master; it is left as it was.
+        ValueError, LimitError, FormatError, DecryptionError, MasterKeyError, OSError: As for
+            `add_slot`.
+    """
+    from strongroom._inspect import inspect
+    from strongroom.errors import KeyNotFoundError
+    from strongroom.masters import wrapped
+
+    own = []
+    name = os.fsdecode(path)
+    with open(name, "rb") as file:
+        for slot in inspect(name).slots:
+            if slot.kind != "master" or slot.key_id is None:
+                continue
+            # The slot's body: KEK's id [16] | length [2] | wrapped key (FORMAT.md, slot kind 03).
+            file.seek(slot.offset + _SLOT_HEAD + _KEK_ID)
+            length = int.from_bytes(file.read(2), "big")
+            parts = wrapped.parse(file.read(length))
+            if wrapped.wrapped_by(master, parts.mechanism, parts.wrapping_id) is not None:
+                own.append(slot.key_id)
+    if not own:
+        raise KeyNotFoundError(f"the file has no slot of the master {master.uri}")
+    new = master if new_master is None else new_master
+    add_slot(path, master=master, new_master=new, copy=copy)
+    return sum(remove_slots(path, master=new, key_id=kek_id, copy=copy) for kek_id in own)
 
 
 def remove_slots(

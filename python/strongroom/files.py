@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from strongroom import _native
 from strongroom._file_keys import ByteCount, file_keys
-from strongroom._file_slots import add_slot, remove_slots
+from strongroom._file_slots import add_slot, remove_slots, rewrap_master_slots
 from strongroom._file_streams import decrypt_stream, encrypt_stream
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "open",
     "remove_slots",
     "rewrap_file",
+    "rewrap_master_slots",
     "verify_file",
 ]
 

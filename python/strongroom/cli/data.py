@@ -36,6 +36,13 @@ _allow_compromised = click.option(
 )
 
 
+_with_master = click.option(
+    "--with-master",
+    metavar="URI",
+    help="Open by this master, which has a slot in the file itself; no key store is needed.",
+)
+
+
 def _passphrase(text: str) -> Callable[[options.F], options.F]:
     return click.option("-p", "--passphrase", "with_passphrase", is_flag=True, help=text)
 
@@ -86,6 +93,7 @@ def encrypt(
 @options.passphrase_sources
 @options.associated_data
 @_allow_compromised
+@_with_master
 @options.keyset
 @options.store
 @options.jobs
@@ -108,6 +116,8 @@ def decrypt(
     without the suffix are left out, which is exit code 3.
     """
     check_sources(sources, recursive=recursive, target=target, needs_target=True, suffix=suffix)
+    if target == PIPE and settings["with_master"] is not None:
+        raise click.UsageError("--with-master opens files, and writes files: name one by -o")
     with _transfer("decrypt", context, suffix=suffix, **settings) as transfer:
         if recursive:
             return transfer.tree(sources, target)
@@ -121,6 +131,7 @@ def decrypt(
 @options.passphrase_sources
 @options.associated_data
 @_allow_compromised
+@_with_master
 @options.keyset
 @options.store
 @options.jobs
@@ -179,8 +190,13 @@ def _transfer(
     master: str | None,
     passphrase_source: PassphraseSource,
     with_passphrase: bool = False,
+    with_master: str | None = None,
     **settings: Any,
 ) -> Transfer:
+    if with_master is not None and (
+        context.params.get("recursive") or PIPE in context.params.get("sources", ())
+    ):
+        raise click.UsageError("--with-master opens files, one by one: no pipes, and not with -r")
     if passphrase_source.fd == 0 and PIPE in context.params.get("sources", ()):
         raise click.UsageError("stdin can't be the data and the passphrase")
     openers = Openers(
@@ -189,5 +205,6 @@ def _transfer(
         master=master,
         passphrase_source=passphrase_source,
         with_passphrase=with_passphrase,
+        with_master=with_master,
     )
     return Transfer(command, context.obj, openers, **settings)

@@ -8,11 +8,12 @@ import click
 from click.core import ParameterSource
 
 from strongroom.cli.passphrase import PassphraseSource
-from strongroom.cli.store import open_store
+from strongroom.cli.store import get_master, open_store
 from strongroom.cli.targets import PIPE
 
 if TYPE_CHECKING:
     from strongroom.keys import KeyStore
+    from strongroom.masters import MasterKeyProvider
 
 Pair = tuple["KeyStore | None", "str | bytes | None"]
 
@@ -33,6 +34,7 @@ class Openers:
         master: str | None,
         passphrase_source: PassphraseSource,
         with_passphrase: bool,
+        with_master: str | None = None,
     ) -> None:
         """Take what the command line says.
 
@@ -42,6 +44,7 @@ class Openers:
             master: --master.
             passphrase_source: With -p the source of the message's passphrase, else the store's.
             with_passphrase: -p.
+            with_master: --with-master.
         """
         self._named = store
         self._master = master
@@ -49,13 +52,30 @@ class Openers:
         self._with_passphrase = with_passphrase
         # -p alone needs no store, even if the environment names one; what stands beside it on the
         # command line is meant.
-        self._with_store = not with_passphrase or any(
+        self._with_master = with_master
+        self._with_store = not (with_passphrase or with_master) or any(
             context.get_parameter_source(name) is ParameterSource.COMMANDLINE
             for name in ("store", "keyset", "master")
         )
         self.failure: Exception | None = None
         self._key_store: KeyStore | None = None
         self._passphrase: str | bytes | None = None
+        self._file_master: MasterKeyProvider | None = None
+
+    @property
+    def file_master(self) -> MasterKeyProvider | None:
+        """The master that has slots in the files themselves, opened at the first use, or None.
+
+        Raises:
+            CliError, MasterKeyError: As `get_master`.
+        """
+        if self._file_master is None and self._with_master is not None:
+            try:
+                self._file_master = get_master(self._with_master, PassphraseSource())
+            except Exception as error:
+                self.failure = error
+                raise
+        return self._file_master
 
     def close(self) -> None:
         """Close the store and let go of the passphrase. Closing twice is allowed."""
@@ -96,7 +116,8 @@ class Openers:
             FormatError: The file is not a message.
             OSError: The file can't be read.
         """
-        if path is not None and path != PIPE and not self._with_passphrase:
+        alone = self._with_passphrase or self._with_master is not None
+        if path is not None and path != PIPE and not alone:
             from strongroom._parse import parse_file
 
             kinds = {slot["kind"] for slot in parse_file(path).get("slots", ())}

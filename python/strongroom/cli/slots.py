@@ -1,4 +1,4 @@
-"""`strongroom slots`: add, remove."""
+"""`strongroom slots`: add, remove, rewrap."""
 
 from __future__ import annotations
 
@@ -116,6 +116,25 @@ def remove(
     out.record("item", path=file, status="ok")
     out.line(f"{printable(file)}  {plural(count, 'slot')} removed")
     out.note("who once opened the file may have kept its key: encrypt it anew to end that")
+    return exitcodes.OK
+
+
+@slots.command()
+@click.argument("file", metavar="FILE", type=options.PATH)
+@click.option("--with-master", metavar="URI", required=True, help="Whose slots are replaced.")
+@click.option("--to-master", metavar="URI", help="Whose slot comes in their place [default: same].")
+@click.option("--copy", is_flag=True, help="Write the file anew, for storage that tears writes.")
+@options.common
+@click.pass_obj
+def rewrap(out: Output, file: str, with_master: str, to_master: str | None, copy: bool) -> int:
+    """Put a new KEK in the place of those that a master wrapped, or that of another master."""
+    from strongroom.files import rewrap_master_slots
+
+    source = PassphraseSource()
+    new = None if to_master is None else get_master(to_master, source)
+    count = rewrap_master_slots(file, get_master(with_master, source), new_master=new, copy=copy)
+    out.record("item", path=file, status="ok")
+    out.line(f"{printable(file)}  {plural(count, 'slot')} replaced")
     return exitcodes.OK
 
 

@@ -186,6 +186,7 @@ class Transfer:
         if target is not None and not _is_streamed(source):
             from strongroom.files import decrypt_file
 
+            settings["master"] = self._openers.file_master
             done = decrypt_file(source, target, key_store, overwrite=self._force, **settings)
         else:
             from strongroom.files import decrypt_stream
@@ -201,6 +202,7 @@ class Transfer:
         if not _is_streamed(source):
             from strongroom.files import verify_file
 
+            settings["master"] = self._openers.file_master
             done = verify_file(source, key_store, **settings)
         else:
             from strongroom.files import decrypt_stream
