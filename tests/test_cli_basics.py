@@ -76,8 +76,8 @@ def test_help_lists_all_commands(run: Cli) -> None:
     for name in COMMANDS:
         assert f"  {name} " in text
     expected = (
-        "init master keys store encrypt decrypt verify rewrap slots hsm inspect audit doctor bench "
-        "completion"
+        "init master keys store encrypt decrypt verify rewrap slots hsm db inspect audit doctor "
+        "bench completion"
     )
     assert expected.split() == COMMANDS
 
