@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -218,6 +220,92 @@ class TestWhatIsRecorded:
         assert len(said) > 10
         assert said <= set(audit.EVENTS)
 
+    def test_a_run_over_many_files(self, log: Path, tmp_path: Path) -> None:
+        master = strongroom.FileMasterKey.create(str(tmp_path / "master"))
+        tree = tmp_path / "tree"
+        tree.mkdir()
+        for number in range(3):
+            (tree / f"secret name {number}").write_bytes(bytes(10))
+        with strongroom.KeyStore.create(f"sqlite:///{tmp_path}/keys.db", master) as store:
+            audit.enable(log)
+            strongroom.bulk.encrypt_tree(tree, tmp_path / "out", store)
+            strongroom.bulk.verify_tree(tree, store)
+            with pytest.raises(FileNotFoundError):
+                strongroom.bulk.verify_tree(tmp_path / "none", store)
+            strongroom.bulk.rewrap_tree(tmp_path / "out", store, dry_run=True)
+            audit.disable()
+        said = [
+            (r.name, r.event["operation"], r.event.get("count"), r.event.get("failed"))
+            for r in audit.records(log)
+            if r.name.startswith("bulk.")
+        ]
+        assert said == [
+            ("bulk.started", "encrypt", None, None),
+            ("bulk.ended", "encrypt", 3, 0),
+            ("bulk.started", "verify", None, None),
+            ("bulk.ended", "verify", 3, 3),
+            ("bulk.started", "verify", None, None),
+            ("bulk.ended", "verify", None, None),
+        ]
+        # No name of a file is in the log.
+        assert b"secret name" not in log.read_bytes()
+        data = [r.event for r in audit.records(log) if r.name == "data.encrypted"]
+        assert sum(event["count"] for event in data) == 3
+
+    def test_a_random_walk_through_the_life_of_keys(self, log: Path, tmp_path: Path) -> None:
+        """Every change of a key's state is in the log exactly once, and in order."""
+        seed = random.randrange(2**32)
+        print("seed", seed)
+        rng = random.Random(seed)
+        audit.enable(log)
+        master = strongroom.FileMasterKey.create(str(tmp_path / "master"))
+        expected: list[tuple[str, str]] = []
+        with strongroom.KeyStore.create(f"sqlite:///{tmp_path}/keys.db", master) as store:
+            states: dict[str, str] = {}
+
+            def follow() -> None:
+                """Add what changed in the store, as the store shows it, to what is expected."""
+                now = {key.id: key.state for key in store.list_keys("default")}
+                for key_id, state in now.items():
+                    if states.get(key_id) != state:
+                        expected.append((key_id, state))
+                states.clear()
+                states.update(now)
+
+            follow()
+            calls = ("rotate", "new", "activate", "suspend", "resume", "retire", "compromise")
+            for _ in range(120):
+                call = rng.choice((*calls, "destroy"))
+                key_id = rng.choice(list(states))
+                with contextlib.suppress(errors.KeyStateError):
+                    if call == "rotate":
+                        store.rotate()
+                    elif call == "new":
+                        store.generate_new_key()
+                    elif call == "compromise":
+                        store.compromise_key(key_id, rotate=rng.random() < 0.5)
+                    elif call == "destroy":
+                        store.destroy_key(key_id, force=True)
+                    else:
+                        getattr(store, f"{call}_key")(key_id)
+                follow()
+        audit.disable()
+        seen: dict[str, list[str]] = {}
+        for record in audit.records(log):
+            event = record.event
+            if record.name == "key.rotated":
+                seen.setdefault(event["old_key_id"], []).append("deactivated")
+            # A key that is made and primary at once is two events and one change.
+            if record.name.startswith("key.") and "state" in event:
+                seen.setdefault(event["key_id"], []).append(event["state"])
+        wanted: dict[str, list[str]] = {}
+        for key_id, state in expected:
+            wanted.setdefault(key_id, []).append(state)
+        generated = [r.event["key_id"] for r in audit.records(log) if r.name == "key.generated"]
+        assert sorted(generated) == sorted(wanted)
+        assert {k: _without_first_twin(v) for k, v in seen.items()} == wanted
+        assert len(expected) > 30
+
     def test_closed_means_no_record_no_operation(self, log: Path, tmp_path: Path) -> None:
         master = strongroom.FileMasterKey.create(str(tmp_path / "master"))
         store = strongroom.KeyStore.create(f"sqlite:///{tmp_path}/keys.db", master)
@@ -249,6 +337,11 @@ class TestWhatIsRecorded:
         assert names(log)[-2:] == ["log.gap", "key.exported"]
         gap = list(audit.records(log))[-2]
         assert gap.event["count"] == 2
+
+
+def _without_first_twin(states: list[str]) -> list[str]:
+    """What "generated" and "activated" say of a key that was made as the primary is one state."""
+    return states[1:] if len(states) > 1 and states[0] == states[1] else states
 
 
 class TestTurningOn:

@@ -118,6 +118,18 @@ def test_prove(run: Cli, log: Path, tmp_path: Path) -> None:
     assert run.run("audit", "prove", str(log)).code == 2
 
 
+def test_report(run: Cli, log: Path) -> None:
+    done = run.ok("audit", "report", str(log))
+    assert "4 records of 2 keys" in done.text
+    page = log.with_name("audit.log.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert KEY in page
+    log.write_bytes(log.read_bytes().replace(b"AES-256-GCM", b"AES-128-GCM"))
+    (item,) = run.run("audit", "report", str(log), "-o", "page.html", "--json").objects
+    assert (item["target"], item["records"]) == ("page.html", 4)
+    assert "The log was changed" in (run.folder / "page.html").read_text()
+
+
 def test_audit_is_an_option_of_every_command(run: Cli, tmp_path: Path) -> None:
     log = tmp_path / "log"
     run.init()

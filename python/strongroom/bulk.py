@@ -14,10 +14,12 @@ a FileExistsError of that file, unless `overwrite` is set.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from strongroom import _events
 from strongroom._file_keys import Path, file_keys
 from strongroom._tree import Walk
 from strongroom._tree_parts import ItemResult, TreeReport
@@ -94,7 +96,8 @@ def encrypt_tree(
     """
     with file_keys(key_store, keyset, passphrase, writes=True) as keys:
         walk = Walk("encrypt", keys, associated_data, jobs, progress, on_item, dry_run=dry_run)
-        return walk.to(_paths(sources), os.fsdecode(target), suffix, overwrite=overwrite)
+        to = functools.partial(walk.to, overwrite=overwrite)
+        return _told("encrypt", keyset, dry_run, to, _paths(sources), os.fsdecode(target), suffix)
 
 
 def decrypt_tree(
@@ -141,7 +144,8 @@ def decrypt_tree(
     """
     with file_keys(key_store, keyset, passphrase, allow_compromised=allow_compromised) as keys:
         walk = Walk("decrypt", keys, associated_data, jobs, progress, on_item, dry_run=dry_run)
-        return walk.to(_paths(sources), os.fsdecode(target), suffix, overwrite=overwrite)
+        to = functools.partial(walk.to, overwrite=overwrite)
+        return _told("decrypt", keyset, dry_run, to, _paths(sources), os.fsdecode(target), suffix)
 
 
 def verify_tree(
@@ -181,7 +185,7 @@ def verify_tree(
     """
     with file_keys(key_store, keyset, passphrase, allow_compromised=allow_compromised) as keys:
         walk = Walk("verify", keys, associated_data, jobs, progress, on_item)
-        return walk.over(_paths(sources), suffix)
+        return _told("verify", keyset, False, walk.over, _paths(sources), suffix)
 
 
 def rewrap_tree(
@@ -228,10 +232,39 @@ def rewrap_tree(
         walk = Walk(
             "rewrap", keys, associated_data, jobs, progress, on_item, dry_run=dry_run, copy=copy
         )
-        return walk.over(_paths(sources), suffix)
+        return _told("rewrap", keyset, dry_run, walk.over, _paths(sources), suffix)
 
 
 def _paths(sources: Sources) -> list[str]:
     if isinstance(sources, str | bytes | os.PathLike):
         return [os.fsdecode(sources)]
     return [os.fsdecode(source) for source in sources]
+
+
+def _told(
+    work: str,
+    keyset: str | None,
+    dry_run: bool,
+    run: Callable[..., TreeReport],
+    *arguments: object,
+) -> TreeReport:
+    """Run a walk; an audit log is told when it begins and what came of it, without any path."""
+    if dry_run:
+        return run(*arguments)
+    _events.report("bulk.started", operation=work, keyset=keyset)
+    try:
+        report = run(*arguments)
+    except BaseException as error:
+        kind = type(error).__name__
+        _events.report_failure("bulk.ended", operation=work, keyset=keyset, error_type=kind)
+        raise
+    _events.report(
+        "bulk.ended",
+        outcome="failure" if report.failed else "success",
+        operation=work,
+        keyset=keyset,
+        count=report.ok + report.current + report.skipped + report.failed,
+        failed=report.failed,
+        bytes=report.bytes_in,
+    )
+    return report
