@@ -6,6 +6,7 @@ faults.md R17 is `rust/core/tests/audit.rs`: every bit, record and cut. Here are
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -330,6 +331,52 @@ def test_data_goes_on_while_the_disk_is_full(log: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "full\n"), done.stderr
     counts = [r.event["count"] for r in audit.records(log) if r.name == "data.encrypted"]
     assert sum(counts) == 7
+
+
+# --- The whole library.
+
+
+@pytest.mark.sweep
+def test_the_tests_of_key_stores_with_the_log_on(log: Path) -> None:
+    """Those tests pass, and their log tells a possible life of each key, each step once."""
+    tests = Path(__file__).parent
+    names = ("keystore", "keystore_states", "keystore_processes", "masters", "envelope", "files")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        + [str(tests / f"test_{name}.py") for name in names],
+        env={**os.environ, "STRONGROOM_AUDIT": str(log)},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    found = audit.verify(log)
+    assert found.uncovered == 0
+    assert found.size > 500
+    lives: dict[str, list[str]] = {}
+    uncertain: set[str] = set()
+    for record in audit.records(log):
+        if not record.name.startswith("key.") or record.name in (
+            "key.limit",
+            "key.compromised_use",
+        ):
+            continue
+        event = record.event
+        if record.failed:
+            # Taken back, or not known to have been committed.
+            uncertain.add(event.get("key_id", ""))
+        if record.name == "key.rotated":
+            lives.setdefault(event["old_key_id"], []).append("key.retired")
+        lives.setdefault(event.get("key_id", ""), []).append(record.name)
+    certain = {key: life for key, life in lives.items() if key not in uncertain}
+    assert len(certain) > 100
+    for key, life in certain.items():
+        assert life.count("key.generated") == 1, (key, life)
+        assert life[0] == "key.generated", (key, life)
+        assert life.count("key.destroyed") <= 1, (key, life)
+        assert "key.destroyed" not in life[:-1], (key, life)
+        for one, two in itertools.pairwise(life):
+            assert one != two, (key, life)
 
 
 # --- Bounds.

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Final
 
 # Names of modules of this package, in the order of the report.
-NAMES: Final[tuple[str, ...]] = ("tokens", "stores")
+NAMES: Final[tuple[str, ...]] = ("tokens", "stores", "audit_log")
 
 
 def modules() -> list[ModuleType]:
