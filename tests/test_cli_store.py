@@ -259,3 +259,23 @@ def test_restored_with_the_audit_log(cli: Cli) -> None:
     del cli.env["STRONGROOM_AUDIT"]
     cli.fails(exitcodes.NOT_AUTHENTIC, "store", "restore", backup, "--audit-log", log)
     assert not cli.store.exists()
+
+
+def test_an_older_copy_is_seen_by_the_audit_log(cli: Cli) -> None:
+    log = cli.folder / "audit.log"
+    cli.env["STRONGROOM_AUDIT"] = str(log)
+    cli.ok("keys", "new", "--keyset", "before", "--create")
+    older = cli.store.read_bytes()
+    cli.ok("store", "check", "--audit-log", log)
+    cli.ok("keys", "rotate")
+    cli.ok("store", "check", "--audit-log", log)
+    newer = cli.store.read_bytes()
+    cli.store.write_bytes(older)
+    cli.ok("store", "check")  # by itself it is sound
+    said = cli.fails(exitcodes.OTHER, "store", "check", "--audit-log", log).stderr
+    assert "older than it was" in said
+    cli.store.write_bytes(newer)
+    cli.ok("keys", "new", "--keyset", "after", "--create")
+    cli.store.write_bytes(newer)
+    said = cli.fails(exitcodes.OTHER, "store", "check", "--audit-log", log).stderr
+    assert "'after'" in said

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strongroom import _events
 from strongroom.cli import exitcodes, options
 from strongroom.cli.exitcodes import CliError
 from strongroom.cli.output import Output, printable
@@ -188,6 +189,9 @@ def test(
     by = [info for info in found if info.uri == provider.uri or info.key_id == provider.key_id]
     # The root is open, so one of them did it; a passphrase has the same URI as another one.
     opened = next((info for info in by if info.key_id == provider.key_id), by[0])
+    _events.report(
+        "master.tested", key_id=opened.key_id, master=opened.uri, recovery=opened.recovery
+    )
     return _show(out, opened, "opens the store")
 
 

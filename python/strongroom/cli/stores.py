@@ -101,6 +101,12 @@ def restore(
     default=0,
     help="Fail if the store is older than this, which was noted elsewhere.",
 )
+@click.option(
+    "--audit-log",
+    metavar="LOG",
+    type=options.PATH,
+    help="Fail if the store is older than this log knows it.",
+)
 @options.passphrase_sources
 @options.store
 @options.common
@@ -111,10 +117,16 @@ def check(
     master: str | None,
     passphrase_source: PassphraseSource,
     generation: int,
+    audit_log: str | None,
 ) -> int:
     """Read and authenticate all of the store, and show its generation, which only ever grows."""
     with open_store(store, master, passphrase_source, read_only=True) as key_store:
-        key_store.check(generation=generation)
+        logged = []
+        if audit_log is not None:
+            from strongroom.keys.restore import read_log
+
+            logged = read_log(audit_log)
+        key_store.check(generation=generation, logged=logged)
         now = key_store.generation()
         number = len(key_store.list_keys())
         url = key_store.url

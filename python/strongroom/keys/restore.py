@@ -32,7 +32,6 @@ __all__ = ["Restored", "read_log", "restore"]
 # Each event of the log: its name and its fields, successes alone, in the log's order.
 Logged = Iterable[tuple[str, Mapping[str, object]]]
 _REASON = "restored from a backup"
-_WANTED = ("key.generated", "key.destroyed", "key.compromised")
 
 
 class Restored(NamedTuple):
@@ -60,7 +59,7 @@ class Restored(NamedTuple):
 
 
 def read_log(path: str | os.PathLike[str]) -> list[tuple[str, Mapping[str, object]]]:
-    """Return the events of an audit log that `restore` wants, after verifying the log.
+    """Return the events of a store's life in an audit log, after verifying the log.
 
     What was reported and then could not be committed is left out.
 
@@ -74,7 +73,7 @@ def read_log(path: str | os.PathLike[str]) -> list[tuple[str, Mapping[str, objec
     verify(path, index=False)
     found: list[tuple[str, Mapping[str, object]]] = []
     for record in records(path):
-        if record.name not in _WANTED:
+        if not record.name.startswith(("key.", "keyset.", "store.")):
             continue
         fields = fields_of(record.event)
         if not record.failed:
@@ -82,7 +81,8 @@ def read_log(path: str | os.PathLike[str]) -> list[tuple[str, Mapping[str, objec
             continue
         for number in range(len(found) - 1, -1, -1):
             name, known = found[number]
-            if name == record.name and known.get("key_id") == fields.get("key_id"):
+            same = all(known.get(f) == fields.get(f) for f in ("key_id", "keyset", "generation"))
+            if name == record.name and same:
                 del found[number]
                 break
     return found

@@ -241,12 +241,18 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         """Close the store."""
         self.close()
 
-    def check(self, *, generation: int = 0) -> None:
+    def check(
+        self,
+        *,
+        generation: int = 0,
+        logged: Iterable[tuple[str, Mapping[str, object]]] = (),
+    ) -> None:
         """Read and authenticate the whole store: every row, every wrapped key.
 
         Args:
             generation: The store is to be at this `generation()` at least, as it was known
                 elsewhere: an older copy of the whole store authenticates by itself.
+            logged: The same from the audit log: names and fields of its events, successes alone.
 
         Raises:
             KeyStoreError: Something is damaged, or the store is older; the text says what.
@@ -255,8 +261,20 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         self._database.check()
         head, _ = self._head()
         self._database.read(lambda transaction: read_leases(transaction, self._root, head))
+        newest = _newest_logged(self._root_id, logged)
         for keyset in self._load_all():
             self._material.open_all(keyset)
+            known = newest.pop(keyset.head.name, 0)
+            if keyset.head.generation < known:
+                raise KeyStoreError(
+                    f"the key store is older than it was: keyset {keyset.head.name!r} is at "
+                    f"generation {keyset.head.generation}, and the audit log knows {known}"
+                )
+        if newest:
+            raise KeyStoreError(
+                f"the key store is older than it was: the audit log knows keyset {min(newest)!r}, "
+                "which is not there"
+            )
         self.all_usage(), self.held_keys(), self.backups()
         now = self.generation()
         if now < generation:
@@ -387,6 +405,25 @@ def _new_keyset(
     key_id, data = wrap_new(root)
     keyset = Keyset.new(name, purpose, policy, now)
     return keyset.with_key(key_id, data, now).activated(key_id, now)
+
+
+def _newest_logged(
+    root_id: str, logged: Iterable[tuple[str, Mapping[str, object]]]
+) -> dict[str, int]:
+    """Return the newest generation of each keyset that a log's events tell of."""
+    newest: dict[str, int] = {}
+    for name, fields in logged:
+        keyset, generation = fields.get("keyset"), fields.get("generation")
+        if name == "store.restored" and fields.get("store") == root_id:
+            # Older than it was, and known to be.
+            newest.clear()
+        elif (
+            fields.get("store") == root_id
+            and isinstance(keyset, str)
+            and isinstance(generation, int)
+        ):
+            newest[keyset] = max(newest.get(keyset, 0), generation)
+    return newest
 
 
 def _say_opened(root: _native.MemoryLockedKey, master: MasterRow) -> None:
