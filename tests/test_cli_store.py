@@ -279,3 +279,29 @@ def test_an_older_copy_is_seen_by_the_audit_log(cli: Cli) -> None:
     cli.store.write_bytes(newer)
     said = cli.fails(exitcodes.OTHER, "store", "check", "--audit-log", log).stderr
     assert "'after'" in said
+
+
+def test_files_keep_their_keys(cli: Cli) -> None:
+    first = cli.current_key()
+    tree = cli.folder / "tree"
+    (tree / "inside").mkdir(parents=True)
+    for name in ("a", "inside/b"):
+        (tree / name).write_bytes(b"value")
+        cli.ok("encrypt", tree / name)
+    (tree / "link").symlink_to(cli.folder)
+    shown = cli.ok("inspect", "-r", tree, "--json").of_type("item")
+    assert [item["path"] for item in shown] == [str(tree / "a.srm"), str(tree / "inside/b.srm")]
+    cli.ok("keys", "rotate")
+    [noted] = cli.ok("keys", "register", tree, "--json").of_type("key")
+    assert (noted["key_ids"], noted["files"]) == ([first], 2)
+    said = cli.fails(exitcodes.KEY_STATE, "keys", "destroy", first).stderr
+    assert f"files in {tree}" in said
+    # One file still names it.
+    cli.ok("rewrap", tree / "a.srm")
+    cli.ok("keys", "register", tree)
+    cli.fails(exitcodes.KEY_STATE, "keys", "destroy", first)
+    cli.ok("rewrap", tree / "inside/b.srm")
+    cli.ok("keys", "register", tree)
+    cli.ok("keys", "destroy", first)
+    cli.fails(exitcodes.NOT_FOUND, "keys", "register", cli.folder / "none")
+    cli.fails(exitcodes.NOT_FOUND, "inspect", "-r", cli.folder / "none")

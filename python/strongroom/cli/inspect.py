@@ -20,15 +20,28 @@ _MAX_PIPED: Final = 1 << 26
 
 @click.command()
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
+@click.option("-r", "--recursive", is_flag=True, help="Show the messages in whole directories.")
 @options.unaudited
 @click.pass_obj
-def inspect(out: Output, /, sources: tuple[str, ...]) -> int:
+def inspect(out: Output, /, sources: tuple[str, ...], recursive: bool) -> int:
     """Show what each FILE says without a key: kind, version, lengths, key ids and slots.
 
-    Nothing of it is authenticated: whoever can write the file can write this.
+    Nothing of it is authenticated: whoever can write the file can write this. With -r what is no
+    message is left out.
     """
-    check_sources(sources, recursive=False)
+    check_sources(sources, recursive=recursive)
     failed = False
+    if recursive:
+        from strongroom.cli.found import messages_in
+
+        for source in sources:
+            for path, info in messages_in(source):
+                if info is None:
+                    failed = True
+                    out.failure(OSError(5, "can't be read", path), type_="item", path=path)
+                else:
+                    _print(out, path, info)
+        return exitcodes.SOME_FAILED if failed else exitcodes.OK
     for source in sources:
         try:
             info = _inspect(source)

@@ -87,6 +87,52 @@ def due(
 
 
 @keys.command()
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=options.PATH)
+@options.passphrase_sources
+@options.store
+@options.common
+@click.pass_obj
+def register(
+    out: Output,
+    store: str | None,
+    master: str | None,
+    passphrase_source: PassphraseSource,
+    directories: tuple[str, ...],
+) -> int:
+    """Note which keys the files in each DIR name, so that none of those is destroyed.
+
+    Done again it brings the note up to date: a key that no file there names any more is free.
+    """
+    import os
+
+    from strongroom.cli.found import messages_in
+
+    failed = False
+    with open_store(store, master, passphrase_source) as key_store:
+        there = {key.id: key for key in key_store.list_keys() if key.state != "destroyed"}
+        for directory in directories:
+            use = f"files in {os.path.abspath(directory)}"
+            counts: dict[str, int] = {}
+            for path, info in messages_in(directory):
+                if info is None:
+                    failed = True
+                    out.failure(OSError(5, "can't be read", path), type_="item", path=path)
+                    continue
+                for key_id in {*info.key_ids} & there.keys():
+                    counts[key_id] = counts.get(key_id, 0) + 1
+            for key_id, key in there.items():
+                if key_id in counts:
+                    key_store.register_use(key_id, use)
+                    key_records.record(out, key, files=counts[key_id])
+                    out.line(
+                        f"{key_id}  {plural(counts[key_id], 'file')} in {printable(directory)}"
+                    )
+                elif not failed:
+                    key_store.unregister_use(key_id, use)
+    return exitcodes.SOME_FAILED if failed else exitcodes.OK
+
+
+@keys.command()
 @click.option("--metrics", is_flag=True, help="In the text format of Prometheus.")
 @options.passphrase_sources
 @options.store
