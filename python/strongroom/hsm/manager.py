@@ -291,7 +291,9 @@ class HSMKeyManager(OpenToken):
             nonce, sealed = lane.seal(key, plaintext, bound)
             return header + nonce + sealed
 
-        return self._run(work, key_id)
+        made = self._run(work, key_id)
+        _events.count("encrypt", key_id, len(plaintext))
+        return made
 
     def decrypt(self, key_id: str, message: Buffer, associated_data: Buffer = b"") -> bytes:
         """Decrypt what `encrypt` gave.
@@ -328,7 +330,9 @@ class HSMKeyManager(OpenToken):
 
         plaintext = self._run(work)
         if plaintext is None:
+            _events.count("decrypt", named, length, outcome="DecryptionError")
             raise DecryptionError
+        _events.count("decrypt", named, length)
         return plaintext
 
     # --- Keys of ours ---------------------------------------------------------------------------
