@@ -51,6 +51,7 @@ PUBLIC = [
     "inspect",
     "KeyStore",
     "Key",
+    "Policy",
     "MasterKeyProvider",
     "FileMasterKey",
     "PassphraseMasterKey",

@@ -508,7 +508,23 @@ def test_read_only(place: Place) -> None:
             store.generate_new_key,
             lambda: store.create_keyset("x"),
             lambda: store.compromise_key(key.id),
+            lambda: store.suspend_key(key.id, rotate=True),
+            lambda: store.resume_key(key.id),
+            lambda: store.retire_key(key.id),
+            lambda: store.activate_key(key.id),
+            lambda: store.destroy_key(key.id),
+            lambda: store.schedule_destruction(key.id),
+            lambda: store.cancel_destruction(key.id),
+            lambda: store.destroy_keyset("default"),
+            lambda: store.set_policy("default", Policy()),
+            lambda: store.register_use(key.id, "archive"),
+            lambda: store.unregister_use(key.id, "archive"),
             lambda: store.add_master(place.master),
+            lambda: store.remove_master(place.master.key_id),
+            lambda: store.rotate_master(place.master.key_id, place.master),
+            lambda: store.lease_messages("ab" * 16, 1, 1),
+            lambda: store.backup(place.directory / "backup.db"),
+            store.flush_usage,
         ):
             with pytest.raises(KeyStoreError, match="read-only"):
                 call()

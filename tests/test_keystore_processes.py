@@ -508,3 +508,37 @@ def test_without_the_right_to_write(shared: Place, file_mode: int, directory_mod
 def test_without_the_right_to_read(shared: Place) -> None:
     shared.path.chmod(0)
     assert _use_as_nobody(shared).startswith("KeyStoreError")
+
+
+WATCH = """
+import sys, time
+from strongroom import FileMasterKey, KeyStateError, KeyStore, VersionedEncryption
+url, key_file, seconds = sys.argv[1:]
+with KeyStore.open(url, FileMasterKey(key_file), cache_seconds=float(seconds)) as store:
+    cipher = VersionedEncryption(store)
+    message = cipher.encrypt(b"value")
+    print("ready", flush=True)
+    while True:
+        try:
+            cipher.decrypt(message)
+        except KeyStateError as error:
+            print(time.clock_gettime(time.CLOCK_MONOTONIC), error.state, flush=True)
+            break
+"""
+
+
+def test_a_change_of_state_elsewhere_is_honoured_in_time(place: Place) -> None:
+    """Another process decrypts all the while; within its cache time it does so no more."""
+    with place.create() as store:
+        seconds = 1.0
+        command = [sys.executable, "-c", WATCH, place.url, str(place.master.path), str(seconds)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            store.suspend_key(store.get_current_key().id)
+            changed = time.clock_gettime(time.CLOCK_MONOTONIC)
+            noticed, state = child.stdout.readline().split()
+            assert child.wait() == 0
+        assert state == "suspended"
+        # Half as much again for a machine that does other things.
+        assert float(noticed) - changed < 1.5 * seconds + 1

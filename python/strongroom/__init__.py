@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # `typing` takes 10 ms to import.
         verify_file,
     )
     from strongroom.hsm import HSMKeyManager
-    from strongroom.keys import Key, KeyStore
+    from strongroom.keys import Key, KeyStore, Policy
     from strongroom.masters import (
         AwsKmsMasterKey,
         FileMasterKey,
@@ -125,7 +125,7 @@ _HOMES = {
         ("decrypt_file", "encrypt_file", "open", "rewrap_file", "verify_file"),
         "strongroom.files",
     ),
-    **dict.fromkeys(("Key", "KeyStore"), "strongroom.keys"),
+    **dict.fromkeys(("Key", "KeyStore", "Policy"), "strongroom.keys"),
     **dict.fromkeys(
         (
             "AwsKmsMasterKey",
@@ -198,6 +198,7 @@ __all__ = [
     "ParallelEncryption",
     "PassphraseMasterKey",
     "Pkcs11MasterKey",
+    "Policy",
     "RotationError",
     "SecureBuffer",
     "SecureEncryption",
