@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -377,6 +378,24 @@ def test_argon2id_runs_once_a_salt(key: MemoryLockedKey, monkeypatch: pytest.Mon
     assert master.wrap(key, key.key_id)[:25] == blob[:25]
     assert master.key_id == master.identify(blob)
     assert len(runs) == 1
+
+
+def test_a_passphrase_in_a_forked_child_is_closed_without_waiting(key: MemoryLockedKey) -> None:
+    master = PassphraseMasterKey("correct horse")
+    # As if another thread were in Argon2id when the process forks.
+    with master._lock:
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(10)
+                with pytest.raises(MasterKeyError, match="forked"):
+                    master.wrap(key, key.key_id)
+                master.close()
+                os._exit(7)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(master.wrap(key, key.key_id)) == 129
 
 
 def test_a_closed_passphrase(key: MemoryLockedKey) -> None:

@@ -211,13 +211,15 @@ class PassphraseMasterKey:
 
     def close(self) -> None:
         """Wipe the passphrase and all keys made from it. Done twice, it does nothing."""
+        if self._process != _native.process_generation():
+            # Nothing of it is in a forked child, where the lock may be held by nobody.
+            return
         # Under the lock: a run of Argon2id that goes on has a view of the passphrase.
         with self._lock:
             self._passphrase.close()
             keys, self._keys = self._keys, {}
-        if self._process == _native.process_generation():
-            for key in keys.values():
-                key.destroy()
+        for key in keys.values():
+            key.destroy()
 
     def _key(self, cost: Cost) -> _native.MemoryLockedKey:
         if self._process != _native.process_generation():
