@@ -133,13 +133,28 @@ pub fn seal(
     plaintext: &[u8],
     out: &mut [u8],
 ) -> Result<()> {
+    wiped(plaintext.len(), || {
+        seal_unwiped(key, key_id, associated_data, plaintext, out)
+    })
+}
+
+/// [`seal`] inside of [`wiped`], for a caller that has more to do in there.
+///
+/// # Errors
+/// As [`seal`].
+#[inline]
+pub fn seal_unwiped(
+    key: &BoxKey,
+    key_id: &KeyId,
+    associated_data: &[u8],
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
     check_plaintext_len(plaintext.len())?;
     check_associated_data(associated_data)?;
     key.spend(1)?;
     let nonce = random::nonce24()?;
-    after_use(Engine::for_record(plaintext.len()), || {
-        seal_with(key, key_id, &nonce, associated_data, plaintext, out);
-    });
+    seal_with(key, key_id, &nonce, associated_data, plaintext, out);
     Ok(())
 }
 
@@ -169,12 +184,12 @@ pub(crate) fn seal_with(
 /// [`Error::Decryption`], [`Error::Limit`]; `out` is zeros then.
 #[inline]
 pub fn open(key: &BoxKey, associated_data: &[u8], message: &[u8], out: &mut [u8]) -> Result<()> {
-    after_use(Engine::for_record(out.len()), || {
+    wiped(out.len(), || {
         open_in_batch(key, associated_data, message, out)
     })
 }
 
-/// [`open`] without the scrubbing of the stack, which a batch does once.
+/// [`open`] inside of [`wiped`], or of a batch's one wiping at its end.
 ///
 /// # Errors
 /// As [`open`].
@@ -192,11 +207,14 @@ pub fn open_in_batch(
     })
 }
 
-/// Runs `work` with `engine`, and wipes what it leaves on the stack: the round keys of this key and
-/// of the record's.
+/// Runs `work` on a record of `len` bytes of plaintext, and wipes what it leaves on the stack: the
+/// round keys of this key and of the record's.
+///
+/// A lock is best given back inside of it: the processor waits at each for the stores before it,
+/// and the wiping is many.
 #[inline]
-fn after_use<R>(engine: Engine, work: impl FnOnce() -> R) -> R {
-    match engine {
+pub fn wiped<R>(len: usize, work: impl FnOnce() -> R) -> R {
+    match Engine::for_record(len) {
         // Its own copies are on the heap, and it wipes them.
         Engine::AwsLc => scrubbed_shallow(work),
         Engine::AesGcm => scrubbed(work),

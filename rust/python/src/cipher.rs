@@ -62,14 +62,15 @@ pub fn seal_record_into(
 ) -> PyResult<()> {
     let seal = |material: &Material, out: &mut [u8]| {
         let box_key = material.box_key(BoxLabel::Record)?;
-        record::seal(box_key, &key.id(), associated_data, plaintext, out)
+        record::seal_unwiped(box_key, &key.id(), associated_data, plaintext, out)
     };
-    let sealed = if plaintext.len() < DETACH_MIN {
-        key.with(|material| seal(material, out)).or_raise(py)
+    let len = plaintext.len();
+    let sealed = if len < DETACH_MIN {
+        record::wiped(len, || key.with(|material| seal(material, out))).or_raise(py)
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
-        detach(py, || seal(&material, out)).or_raise(py)
+        detach(py, || record::wiped(len, || seal(&material, out))).or_raise(py)
     };
     tally::note(
         py,
@@ -103,7 +104,7 @@ pub fn open_record_into(
     out: &mut [u8],
 ) -> PyResult<()> {
     let open = |material: &Material, out: &mut [u8]| {
-        record::open(
+        record::open_in_batch(
             material.box_key(BoxLabel::Record)?,
             associated_data,
             message,
@@ -112,11 +113,11 @@ pub fn open_record_into(
     };
     let len = out.len();
     let opened = if message.len() < DETACH_MIN {
-        key.with(|material| open(material, out)).or_raise(py)
+        record::wiped(len, || key.with(|material| open(material, out))).or_raise(py)
     } else {
         let material = key.material().or_raise(py)?;
         touch(py, out)?;
-        detach(py, || open(&material, out)).or_raise(py)
+        detach(py, || record::wiped(len, || open(&material, out))).or_raise(py)
     };
     tally::note(py, Operation::Decrypt, Some(key.id()), len, &opened);
     opened
