@@ -93,6 +93,11 @@ bench-compare: bench-venv  ## this tree beside REV=..., both built, ratios side 
 	@[ -n "$(REV)" ] || { echo "usage: make bench-compare REV=main~5" >&2; exit 2; }
 	@$(BENCH_VENV)/bin/python -m benches.compare "$(REV)" $(BENCH_ARGS)
 
+.PHONY: bench-databases
+bench-databases: bench-venv  ## rotations of databases, into benches/DATABASES.md; some minutes
+	@$(BENCH_VENV)/bin/pip install -q 'sqlcipher3>=0.6.4'
+	@$(BENCH_VENV)/bin/python -m benches.databases $(BENCH_ARGS)
+
 fuzz:  ## run each fuzz target for FUZZ_SECONDS
 	scripts/fuzz.sh $(FUZZ_SECONDS)
 

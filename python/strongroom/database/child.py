@@ -113,11 +113,16 @@ class _Child:
                 raise Proof("the key that opened it does not open it any more")
             mode = work.settle_journal(places, connection)
             self.step(3, journal_mode=mode)
-            figures = work.figures_of(connection, secrets.figures)
             page_size = settings.page_size
-            self.step(4, figures=figures, page_size=page_size)
-            work.copy_main_file(places, source, figures.pages * page_size)
-            self._check_backup(secrets)
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+
+            def back_up() -> None:
+                work.copy_main_file(places, source, pages * page_size)
+                work.prove_macs(places.backup, secrets.old, settings)
+
+            with work.beside(back_up):
+                figures = work.figures_of(connection, secrets.figures)
+                self.step(4, figures=figures, page_size=page_size)
             self.step(5)
             text = driver.key_text(secrets.new)
             try:
@@ -158,17 +163,6 @@ class _Child:
             if passphrase is not None:
                 driver.wipe(passphrase)
         self.tell(adopted=True)
-
-    def _check_backup(self, secrets: Secrets) -> None:
-        backup = driver.try_open(
-            self.places.backup, secrets.old, self.settings, immutable=True, isolation_level=None
-        )
-        if backup is None:
-            raise Proof("the backup does not open under the old key")
-        try:
-            work.check_macs(backup)
-        finally:
-            backup.close()
 
     def recover(self) -> None:
         """Find out by the two keys how far a rotation got, and bring the file to one of them."""

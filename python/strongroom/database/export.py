@@ -17,7 +17,7 @@ from typing import Any
 from strongroom.database import driver
 from strongroom.database.places import Places, own_as_database, size_of, sync_directory
 from strongroom.database.settings import CipherSettings
-from strongroom.database.work import Busy, Proof, check_pages
+from strongroom.database.work import Busy, Proof, check_pages, check_structure
 
 __all__ = ["adopt"]
 
@@ -71,16 +71,6 @@ def adopt(
         if mode == "wal":
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         check_structure(connection)
-
-
-def check_structure(connection: Any) -> None:
-    """Let SQLite check its structures.
-
-    Raises:
-        Proof: They are damaged.
-    """
-    if connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
-        raise Proof("integrity_check found damage in it")
 
 
 def _exclusive(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn, Self
 
 from strongroom.errors import DatabaseBusyError, EncryptedDatabaseError, NotADatabaseError
-from strongroom.keys.database import Backoff
 
 __all__ = ["FileLock", "Places", "holders", "locate", "network_file_system", "refuse_unsuitable"]
 
@@ -231,6 +230,9 @@ class FileLock:
             own_as_database(places, descriptor)
         _OPEN.add(descriptor)
         lock = cls(places, descriptor)
+        # Not at the top: the child of a rotation starts without the key store's modules.
+        from strongroom.keys.database import Backoff
+
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         backoff = Backoff(timeout)
         try:

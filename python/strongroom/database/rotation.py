@@ -12,12 +12,13 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from strongroom import _events
 from strongroom.database import places as files
 from strongroom.database.documents import Intent, Sidecar, Unreadable
 from strongroom.database.encrypted import DEFAULT_KEYSET, EncryptedDatabase, sqlcipher
+from strongroom.database.looking import state_of, verify
 from strongroom.database.places import FileLock, locate
 from strongroom.database.process import Failure, Worker, now, pages_done
 from strongroom.database.recovery import (
@@ -27,9 +28,9 @@ from strongroom.database.recovery import (
     recover,
     remove_backup,
 )
+from strongroom.database.reports import DatabaseStatus, Progress, RotationReport, VerifyReport
 from strongroom.database.sources import StoreSource
 from strongroom.errors import (
-    DatabaseBusyError,
     DatabaseKeyError,
     EncryptedDatabaseError,
     KeyStateError,
@@ -42,117 +43,10 @@ from strongroom.keys.states import SUSPENDED
 if TYPE_CHECKING:
     import os as _os
 
-__all__ = ["DatabaseKeyRotation", "DatabaseStatus", "Progress", "RotationReport", "VerifyReport"]
+__all__ = ["DatabaseKeyRotation"]
 
 _SPARE_BYTES = 1 << 20
 _IOERR = 10
-
-
-class Progress(NamedTuple):
-    """How far a rotation is.
-
-    Attributes:
-        stage: "backup", "rekey" or "proof".
-        done: Pages rewritten.
-        total: Pages of the database.
-        rate: Pages a second, 0.0 while it isn't known.
-        seconds_left: Of the rewriting; None while it isn't known.
-    """
-
-    stage: str
-    done: int
-    total: int
-    rate: float
-    seconds_left: float | None
-
-
-class RotationReport(NamedTuple):
-    """What a rotation did.
-
-    Attributes:
-        path: The database, links resolved.
-        keyset: Its keyset.
-        old_key_id: The key that it was under.
-        new_key_id: The key that it is under.
-        pages: Page count.
-        page_size: Bytes a page.
-        rows: Rows of all tables.
-        journal_mode: "wal", "delete", ...
-        seconds: From the lock to the end.
-        exclusive_seconds: How long no other connection could read.
-        steps: Seconds each step took, by its number.
-        recovered: What was recovered before: see `Recovery.found`.
-        backup: Path of the backup if it was kept, else None.
-    """
-
-    path: str
-    keyset: str
-    old_key_id: str
-    new_key_id: str
-    pages: int
-    page_size: int
-    rows: int
-    journal_mode: str
-    seconds: float
-    exclusive_seconds: float
-    steps: dict[int, float]
-    recovered: str
-    backup: str | None
-
-
-class DatabaseStatus(NamedTuple):
-    """What is known of a database without waiting for anyone.
-
-    Attributes:
-        path: The database, links resolved.
-        keyset: Its keyset.
-        database_id: Its id, "" while it is bound to no keyset.
-        state: "ok"; "recover": a rotation died; "rotating": one is under way; "read-only": it is
-            under a deactivated key; "refused": see `detail`.
-        key_id: The key that its sidecar names, or that opened it.
-        key_state: That key's state.
-        since: When that key came to be, in seconds since 1970; 0.0 if it isn't known.
-        due: Whether the keyset's policy asks for a rotation.
-        size: Bytes, with the write-ahead log.
-        needed: Free bytes that a rotation needs.
-        free: Free bytes that are there.
-        sidecar: Whether the sidecar is there and right.
-        backups: Backups that lie beside it.
-        detail: What is wrong, in a sentence, or "".
-    """
-
-    path: str
-    keyset: str
-    database_id: str
-    state: str
-    key_id: str
-    key_state: str
-    since: float
-    due: bool
-    size: int
-    needed: int
-    free: int
-    sidecar: bool
-    backups: list[str]
-    detail: str
-
-
-class VerifyReport(NamedTuple):
-    """What was verified.
-
-    Attributes:
-        path: The database, links resolved.
-        key_id: The key that opens it.
-        pages: Pages whose HMAC and structure are right.
-        tables: How many tables it has.
-        refused: How many other keys of the keyset were tried, and did not open it.
-    """
-
-    path: str
-    key_id: str
-    pages: int
-    tables: int
-    refused: int
 
 
 class _Course:
@@ -500,7 +394,7 @@ class DatabaseKeyRotation:
         except Unreadable:
             sidecar = None
         key_id = sidecar.key_id if sidecar else ""
-        state, detail = self._state()
+        state, detail = state_of(self._database)
         row = source.rows().keys.get(key_id)
         backups = [p for p, _ in kept_backups(places)]
         if os.path.exists(places.backup):
@@ -522,27 +416,6 @@ class DatabaseKeyRotation:
             detail,
         )
 
-    def _state(self) -> tuple[str, str]:
-        import warnings
-
-        try:
-            lock = FileLock.take(self._places, exclusive=False, timeout=0.0)
-        except DatabaseBusyError:
-            return "rotating", ""
-        except OSError:
-            lock = None
-        if lock is not None:
-            lock.release()
-        if os.path.lexists(self._places.intent):
-            return "recover", "a rotation did not end: strongroom db recover"
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                self._database.connect(mode="ro", timeout=1.0, allow_compromised=True).close()
-        except (StrongroomError, OSError) as error:
-            return "refused", str(error)
-        return ("read-only", str(told[0].message)) if told else ("ok", "")
-
     def verify(self) -> VerifyReport:
         """Read the whole database: every page's HMAC, SQLite's structures, and no other key opens.
 
@@ -550,46 +423,7 @@ class DatabaseKeyRotation:
             RotationError: Something is wrong; the text says what.
             EncryptedDatabaseError: It can't be opened.
         """
-        import warnings
-
-        from strongroom.database import work
-
-        driver, places, source = sqlcipher(), self._places, self._source
-        os.stat(places.database)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            connection = self._database.connect(
-                mode="ro", timeout=self._timeout, allow_compromised=True
-            )
-        try:
-            work.check_pages(connection)
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            (tables,) = connection.execute(
-                "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-            ).fetchone()
-        except work.Proof as error:
-            raise RotationError(f"{places.database}: {error}") from None
-        except driver.DatabaseError as error:
-            raise self._database.meaning(error) from error
-        finally:
-            connection.close()
-        sidecar = self._database._sidecar()
-        settings = self._database.settings_of(sidecar)
-        opens, refused = [], 0
-        for candidate in source.candidates(""):
-            secret = source.secret(candidate.key_id)
-            try:
-                other = driver.try_open(places.database, secret, settings, mode="ro")
-            finally:
-                driver.wipe(secret)
-            if other is None:
-                refused += 1
-            else:
-                other.close()
-                opens.append(candidate.key_id)
-        if len(opens) != 1:
-            raise RotationError(f"{places.database} opens under {len(opens)} keys, not one")
-        return VerifyReport(places.database, opens[0], pages, tables, refused)
+        return verify(self._database, self._source, self._timeout)
 
 
 def _is_io(error: BaseException) -> bool:

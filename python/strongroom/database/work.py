@@ -16,8 +16,9 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from strongroom.database import driver
@@ -183,8 +184,16 @@ def check_pages(connection: Any) -> None:
         Proof: Something is damaged.
     """
     check_macs(connection)
-    found = connection.execute("PRAGMA integrity_check(1)").fetchall()
-    if found != [("ok",)]:
+    check_structure(connection)
+
+
+def check_structure(connection: Any) -> None:
+    """Let SQLite check its structures.
+
+    Raises:
+        Proof: They are damaged.
+    """
+    if connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
         raise Proof("integrity_check found damage in it")
 
 
@@ -218,19 +227,58 @@ def prove(
     Raises:
         Proof: It isn't.
     """
+    # The file is read twice at once, by two connections: SQLCipher works without the GIL.
+    with beside(lambda: prove_macs(path, secret, settings)):
+        connection = driver.try_open(path, secret, settings, immutable=True, isolation_level=None)
+        if connection is None:
+            raise Proof("it does not open under the key that it must be under")
+        with contextlib.closing(connection):
+            if figures is not None:
+                _compare(figures_of(connection, key), figures)
+            check_structure(connection)
+
+
+def _compare(found: Figures, figures: Figures) -> None:
+    if found.pages != figures.pages:
+        raise Proof(f"it has {found.pages} pages and had {figures.pages}")
+    if found.rows != figures.rows:
+        raise Proof(f"its tables have {found.rows} rows and had {figures.rows}")
+    if found.digest != figures.digest:
+        raise Proof("its schema, or the rows of a table, are not what they were")
+
+
+def prove_macs(path: str, secret: bytearray, settings: CipherSettings) -> None:
+    """Look at the HMACs of a main file alone.
+
+    Raises:
+        Proof: One does not authenticate, or the key is another one.
+    """
     connection = driver.try_open(path, secret, settings, immutable=True, isolation_level=None)
     if connection is None:
         raise Proof("it does not open under the key that it must be under")
     with contextlib.closing(connection):
-        if figures is not None:
-            found = figures_of(connection, key)
-            if found.pages != figures.pages:
-                raise Proof(f"it has {found.pages} pages and had {figures.pages}")
-            if found.rows != figures.rows:
-                raise Proof(f"its tables have {found.rows} rows and had {figures.rows}")
-            if found.digest != figures.digest:
-                raise Proof("its schema, or the rows of a table, are not what they were")
-        check_pages(connection)
+        check_macs(connection)
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Run something in a thread beside the block, and wait for it; what it raised comes second."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if raised:
+        raise raised[0]
 
 
 def prove_refused(path: str, secret: bytearray, settings: CipherSettings) -> None:
