@@ -127,7 +127,7 @@ def _from_intent(
             except KeyStateError as error:
                 raise failed(f"it is under the new key, but {error}") from error
         sidecar = Sidecar(intent.database_id, name, key_id, settings)
-        files.write_durably(places, places.sidecar, sidecar.dump(source.mac))
+        _write_sidecar(places, source, sidecar)
         files.remove_durably(places, places.intent)
         with _translated(places, failed):
             worker.go()
@@ -136,6 +136,14 @@ def _from_intent(
         store._discard_rotation_key(name, intent.rotation, intent.new_id)
     remove_backup(places)
     return Recovery(found, key_id, places.database)
+
+
+def _write_sidecar(places: Places, source: StoreSource, sidecar: Sidecar) -> None:
+    """Write a sidecar that isn't right yet: the disk may be full, which is why we are here."""
+    with contextlib.suppress(Unreadable):
+        if Sidecar.load(places.sidecar, source.mac) == sidecar:
+            return
+    files.write_durably(places, places.sidecar, sidecar.dump(source.mac))
 
 
 def _without_intent(
