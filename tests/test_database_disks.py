@@ -165,7 +165,7 @@ class Sink:
 
 def test_events(vault: Vault) -> None:
     sink = Sink()
-    before = _events.set_sink(sink)  # type: ignore[arg-type]
+    before = _events.set_sink(sink)
     try:
         vault.fill()
         vault.rotate()
