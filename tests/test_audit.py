@@ -641,6 +641,18 @@ def test_rotation(log: Path) -> None:
     assert [r.seq for r in audit.records(log, start=20)] == list(range(20, found.size))
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 29, 30, 31, 32, 100])
+def test_the_last_records(tmp_path: Path, count: int) -> None:
+    from strongroom.audit.records import last_records
+
+    log = tmp_path / "log"
+    with CryptoAuditLogger.open(log, rotate_bytes=3000) as logger:
+        for number in range(25):
+            logger.log_key_destruction(KEY, "x" * (number * 40))
+    every = list(audit.records(log))
+    assert last_records(log, count) == every[max(0, len(every) - count) :]
+
+
 def test_events_are_as_the_schema_says(log: Path) -> None:
     schema = json.loads(Path(audit.__file__).with_name("event.schema.json").read_text())
     required = set(schema["required"])

@@ -12,7 +12,7 @@ from strongroom import _native
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Record", "fields_of", "hand_over", "matching", "records"]
+__all__ = ["Record", "fields_of", "hand_over", "last_records", "matching", "records"]
 
 # Members of an event that are its frame, not what it says.
 FRAME: Final = frozenset(
@@ -115,14 +115,47 @@ def records(
                     break
                 if wanted is not None and not wanted(line):
                     continue
-                try:
-                    parsed = json.loads(line)
-                    record = Record(parsed["seq"], parsed["event"], line[:-1])
-                except (ValueError, KeyError, TypeError):
-                    # `verify` names it; a reader shows what can be read.
-                    continue
-                if record.seq >= start:
+                record = _parsed(line)
+                if record is not None and record.seq >= start:
                     yield record
+
+
+def last_records(path: str | os.PathLike[str], count: int) -> list[Record]:
+    """Return the newest records, oldest first, from the end of the newest file that has them.
+
+    Raises:
+        AuditError: As `records`.
+    """
+    found: list[Record] = []
+    for name, _, length in reversed(_native.audit_files(os.fspath(path))):
+        wanted = count - len(found)
+        if wanted <= 0:
+            break
+        size = 4096
+        with open(name, "rb") as file:
+            while True:
+                size = min(size * 4, length)
+                file.seek(length - size)
+                lines = file.read(size).splitlines(keepends=True)
+                if size < length:
+                    # Its beginning was cut off, or ends where the piece begins.
+                    del lines[0]
+                if size == length or len(lines) > wanted:
+                    break
+        parsed = [record for line in lines if (record := _parsed(line)) is not None]
+        found[:0] = parsed[-wanted:]
+    return found
+
+
+def _parsed(line: bytes) -> Record | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+        return Record(value["seq"], value["event"], line[:-1])
+    except (ValueError, KeyError, TypeError):
+        # `verify` names it; a reader shows what can be read.
+        return None
 
 
 def matching(

@@ -120,7 +120,12 @@ def tail(out: Output, /, log: str, count: int, **filters: str | None) -> int:
     """Show the last records, oldest first."""
     from collections import deque
 
-    _show(out, log, deque(_matching(log, filters), maxlen=count))
+    from strongroom.audit.records import last_records
+
+    if any(filters.values()):
+        _show(out, log, deque(_matching(log, filters), maxlen=count))
+    else:
+        _show(out, log, last_records(log, count))
     return exitcodes.OK
 
 
