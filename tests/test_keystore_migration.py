@@ -110,3 +110,43 @@ def test_a_damaged_store_is_not_migrated(place: Place, old_store: Any, edit: str
         KeyStore.migrate(place.url, place.master)
     assert place.sql("SELECT * FROM strongroom_keys ORDER BY key_id") == before
     assert place.sql(sql.SELECT_VERSION) == [(0,)]
+
+
+def test_a_backup_comes_first(place: Place, old_store: Any) -> None:
+    message, keys = old_store
+    backup = place.directory / "before.db"
+    assert KeyStore.schema_version(place.url) == 0
+    assert [info.uri for info in KeyStore.masters_of(place.url, any_schema=True)] == [
+        place.master.uri
+    ]
+    assert KeyStore.migrate(place.url, place.master, backup=backup) is True
+    assert KeyStore.schema_version(place.url) == sql.SCHEMA_VERSION
+    # As it was, in a file that the older release reads, and that migrates in its turn.
+    url = f"sqlite:///{backup}"
+    assert KeyStore.schema_version(url) == 0
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert KeyStore.migrate(url, place.master) is True
+    with KeyStore.open(url, place.master) as store:
+        assert store.list_keys() == keys
+        assert VersionedEncryption(store).decrypt(message) == b"value"
+
+
+def test_nothing_is_migrated_where_no_backup_can_be(place: Place, old_store: Any) -> None:
+    (place.directory / "before.db").write_bytes(b"something")
+    with pytest.raises(FileExistsError):
+        KeyStore.migrate(place.url, place.master, backup=place.directory / "before.db")
+    assert KeyStore.schema_version(place.url) == 0
+    assert (place.directory / "before.db").read_bytes() == b"something"
+
+
+def test_a_newer_store_is_refused(place: Place) -> None:
+    place.create().close()
+    place.sql("UPDATE strongroom_store SET schema_version = 99")
+    for call in (
+        lambda: KeyStore.migrate(place.url, place.master, backup=place.directory / "b.db"),
+        lambda: KeyStore.schema_version(place.url),
+        place.open,
+    ):
+        with pytest.raises(KeyStoreError, match="newer release"):
+            call()
+    assert not (place.directory / "b.db").exists()
