@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import strongroom
-from database_help import MODES, Vault, opens, vault
+from database_help import MODES, Vault, opens, pages_under, vault
 from sqlcipher3 import dbapi2
 from strongroom import (
     CipherSettings,
@@ -144,6 +147,12 @@ def test_rotation(vault: Vault, mode: str) -> None:
     assert vault.opens(new)
     assert not vault.opens(old)
     assert vault.beside() <= {"-wal", "-shm", "-journal"}
+    secret, salt = bytes(vault.secret(old)), vault.path.read_bytes()[:16]
+    for file in vault.files():
+        assert pages_under(file.read_bytes(), secret, salt) == 0, file
+        # Each alone, as someone would try who has a copy of it and the old key.
+        if file.stat().st_size > 512 and not file.name.endswith(".json"):
+            assert not opens(file, bytearray(secret)), file
     assert vault.count() == 200
     again = vault.rotate()
     assert again.old_key_id == new
@@ -543,3 +552,27 @@ def test_read_only_store(vault: Vault) -> None:
         Path(f"{vault.path}.srm.rotate").write_text("{}")
         with pytest.raises(DatabaseRecoveryError):
             EncryptedDatabase(vault.path, store).connect()
+
+
+def test_one_module_imports_sqlcipher3() -> None:
+    package = Path(strongroom.__file__).parent
+    importers = [
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"^\s*(from|import) sqlcipher3", file.read_text(), re.MULTILINE)
+    ]
+    assert importers == ["database/driver.py"]
+
+
+def test_without_the_extra() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['sqlcipher3'] = None\n"
+        "import strongroom\n"
+        "try:\n"
+        "    strongroom.EncryptedDatabase('a.db', bytes(32)).connect()\n"
+        "except strongroom.EncryptedDatabaseError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'strongroom[sqlcipher]'" in done.stdout
