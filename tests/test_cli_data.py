@@ -416,7 +416,10 @@ def test_verify_says_ok(cli: Cli) -> None:
     before = contents(cli.folder)
     assert cli.ok("verify", "plain.srm").text == "plain.srm: ok\n"
     assert cli.ok("verify", "plain.srm", "-q").text == ""
-    assert contents(cli.folder) == before
+    after = contents(cli.folder)
+    # The store counts what its keys were used for.
+    assert before.pop("keys.db") != after.pop("keys.db")
+    assert after == before
 
 
 def test_rewrap_in_place(cli: Cli) -> None:
