@@ -257,6 +257,8 @@ for code, at, after in points:
             left = hsm.list_keys(label)
             if [key.version for key in left] != [2] or not left[0].active:
                 print(code, at, after, calls[at - 1], left, flush=True)
+            # SoftHSM reads all that is there whenever it is initialised.
+            for key in left: hsm.destroy_key(key.id)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 """
@@ -284,8 +286,8 @@ def test_a_life_of_keys_with_a_lost_answer() -> None:
 @pytest.mark.sweep
 def test_every_lost_answer() -> None:
     points = every_lost_answer()
-    for at in range(0, len(points), 150):
-        assert lost_answers(points[at : at + 150]) == ""
+    for at in range(0, len(points), 100):
+        assert lost_answers(points[at : at + 100]) == ""
 
 
 # --- Killed while it rotates: H9 ----------------------------------------------------------------
