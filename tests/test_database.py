@@ -576,3 +576,24 @@ def test_without_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'strongroom[sqlcipher]'" in done.stdout
+
+
+def test_backup_never_waits_for_ever(vault: Vault, tmp_path: Path) -> None:
+    vault.fill()
+    key = EncryptedDatabase(tmp_path / "copy.db", strongroom.generate_key())
+    with (
+        contextlib.closing(vault.database.connect(isolation_level=None, timeout=0.2)) as source,
+        contextlib.closing(vault.database.connect(isolation_level=None)) as other,
+        contextlib.closing(key.connect()) as target,
+    ):
+        source.backup(target)
+        assert target.execute("SELECT count(*) FROM rows").fetchone() == (200,)
+        source.execute("BEGIN IMMEDIATE")
+        with pytest.raises(dbapi2.OperationalError, match="commit or roll back"):
+            source.backup(target)
+        source.execute("ROLLBACK")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(dbapi2.OperationalError, match="locked"):
+            source.backup(target, sleep=0.01)
+        other.execute("ROLLBACK")
+        source.backup(target, pages=5)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -68,9 +69,12 @@ def key_text(secret: bytearray, salt: str = "") -> bytearray:
 class Guard:
     """What a connection knows of its database, to say what an error of SQLite's means."""
 
-    __slots__ = ("path", "read_only", "refused", "rotated")
+    __slots__ = ("path", "read_only", "refused", "rotated", "timeout")
 
-    def __init__(self, path: str, read_only: str, rotated: Callable[[], bool]) -> None:
+    def __init__(
+        self, path: str, read_only: str, rotated: Callable[[], bool], timeout: float
+    ) -> None:
+        self.timeout = timeout
         self.path = path
         self.read_only = read_only
         self.rotated = rotated
@@ -158,6 +162,41 @@ class Connection(dbapi2.Connection):  # type: ignore[misc]
         """See sqlite3."""
         try:
             super().commit()
+        except (DatabaseError, MemoryError) as error:
+            _explain(self, error)
+
+    def backup(
+        self,
+        target: Any,
+        *,
+        pages: int = -1,
+        progress: Callable[[int, int, int], object] | None = None,
+        name: str = "main",
+        sleep: float = 0.25,
+    ) -> None:
+        """See sqlite3; a source that stays busy for longer than the timeout is an error.
+
+        Raises:
+            sqlcipher3.OperationalError: This connection is inside a transaction, or the source
+                is busy: sqlcipher3 itself would wait for ever for either.
+        """
+        if self.in_transaction:
+            raise dbapi2.OperationalError("commit or roll back before backup()")
+        seconds = self._guard.timeout if self._guard else 5.0
+        deadline = time.monotonic() + seconds
+
+        def watch(status: int, remaining: int, total: int) -> None:
+            nonlocal deadline
+            now = time.monotonic()
+            if status not in (BUSY, LOCKED):
+                deadline = now + seconds
+            elif now >= deadline:
+                raise dbapi2.OperationalError("database is locked: nothing was backed up")
+            if progress is not None:
+                progress(status, remaining, total)
+
+        try:
+            super().backup(target, pages=pages, progress=watch, name=name, sleep=sleep)
         except (DatabaseError, MemoryError) as error:
             _explain(self, error)
 

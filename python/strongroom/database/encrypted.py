@@ -160,7 +160,7 @@ class EncryptedDatabase:
                     if os.path.exists(self._places.database):
                         found = self._open(options, mode, left)
                         if found is not None:
-                            return self._guarded(found, allow_compromised)
+                            return self._guarded(found, allow_compromised, timeout)
                     elif mode != "rwc":
                         path = self._places.given
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -231,7 +231,7 @@ class EncryptedDatabase:
             raise self.meaning(error) from error
         raise self.refusal(sidecar, settings)
 
-    def _guarded(self, found: _Found, allow_compromised: bool) -> Any:
+    def _guarded(self, found: _Found, allow_compromised: bool, timeout: float) -> Any:
         driver = sqlcipher()
         connection, (key_id, state) = found
         read_only = ""
@@ -251,7 +251,8 @@ class EncryptedDatabase:
                 )
                 driver.dbapi2.Cursor(connection).execute("PRAGMA query_only = ON")
                 warnings.warn(read_only, stacklevel=3)
-            guard = driver.Guard(self.path, read_only, lambda: self._was_rotated(key_id))
+            rotated = lambda: self._was_rotated(key_id)  # noqa: E731
+            guard = driver.Guard(self.path, read_only, rotated, timeout)
             connection._guard = guard
             driver.refuse_attached(connection, guard)
             _events.report(
