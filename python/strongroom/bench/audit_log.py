@@ -58,14 +58,14 @@ def rows(make: Any, document: Any) -> None:  # noqa: ANN401 - targets.Rows
     make.time("a key event, on disk and under a checkpoint", "audit key event", OURS, SYNCS, 1.5)
 
 
-def run(folder: str, pace: dict[str, Any], records: int) -> dict[str, Any]:
+def run(folder: str, pace: Pace, records: int) -> dict[str, Any]:
     """Time all of it on a log of so many records."""
     with tempfile.TemporaryDirectory(dir=folder) as directory:
         path = os.path.join(directory, "log")
-        groups = {"audit counted": _counted(Pace(**pace))}
+        groups = {"audit counted": _counted(pace)}
         with audit.CryptoAuditLogger.open(path, data="each") as log:
             groups["audit sealed"] = {OURS: _sealed(log, records)}
-            groups["audit key event"] = _key_events(log, directory, Pace(**pace))
+            groups["audit key event"] = _key_events(log, directory, pace)
         size = audit.verify(path).size
         verified = [audit.verify(path, index=False).seconds / size for _ in range(_ROUNDS)]
         groups["audit verified"] = {OURS: {"size": 0, **statistics_of(verified)}}

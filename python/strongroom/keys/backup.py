@@ -8,7 +8,6 @@ store: which backups there are, and of each key the first one that holds it.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -79,7 +78,7 @@ class Backups(StoreBase):
         # In a rollback journal: a backup is read where nothing can be written beside it.
         create_file(target, lambda transaction: copy_rows(transaction, tables), wal=False)
         row = BackupRow(
-            secrets.token_hex(16), os.path.basename(target), generation, len(ids), self._now()
+            os.urandom(16).hex(), os.path.basename(target), generation, len(ids), self._now()
         )
 
         def work(transaction: Transaction, say: events.Say) -> None:
