@@ -9,7 +9,7 @@ from strongroom.cli.output import Output, printable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from strongroom.keys import Due, Key, KeyStore
+    from strongroom.keys import Key, KeyStore
 
 __all__ = ["Inventory", "record", "show"]
 
@@ -22,8 +22,16 @@ class Inventory:
         self._usage = key_store.all_usage()
         self._held = key_store.held_keys()
         self._names = {backup.id: backup.name for backup in key_store.backups()}
-        self.due = key_store.due()
-        self._rotate = set(self.due.rotate)
+        due = key_store.due()
+        self._rotate = set(due.rotate)
+        self._due = {
+            name: {key.id for key in keys}
+            for name, keys in (
+                ("reencrypt", due.reencrypt),
+                ("destroy", due.destroy),
+                ("back up", due.back_up),
+            )
+        }
 
     def fields(self, key: Key) -> dict[str, Any]:
         """Return what belongs to a key, for --json."""
@@ -43,17 +51,8 @@ class Inventory:
 
     def reasons(self, key: Key) -> list[str]:
         """Return what is due for a key."""
-        found = []
-        if key.state == "active" and key.keyset in self._rotate:
-            found.append("rotate")
-        for name, keys in _lists(self.due):
-            if any(other.id == key.id for other in keys):
-                found.append(name)
-        return found
-
-
-def _lists(due: Due) -> tuple[tuple[str, list[Key]], ...]:
-    return (("reencrypt", due.reencrypt), ("destroy", due.destroy), ("back up", due.back_up))
+        found = ["rotate"] if key.state == "active" and key.keyset in self._rotate else []
+        return found + [name for name, ids in self._due.items() if key.id in ids]
 
 
 def show(out: Output, key: Key) -> None:
