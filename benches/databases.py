@@ -137,12 +137,12 @@ class Place:
             return float(said), report.exclusive_seconds
 
 
-def peak_mib() -> float:
-    """The largest resident size of any child so far, and of this process."""
-    return max(
+def peaks_mib() -> list[float]:
+    """The largest resident size so far of this process, and of any child."""
+    return [
         resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)
-    )
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
 
 
 def measure(folder: Path, mib: int, mode: str, rounds: int) -> dict[str, Any]:
@@ -184,12 +184,12 @@ def memory(mib: int, mode: str) -> float:
     code = (
         "import sys, tempfile\n"
         "from pathlib import Path\n"
-        "from benches.databases import Place, peak_mib\n"
+        "from benches.databases import Place, peaks_mib\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    Place(Path(folder) / 'a', 1, sys.argv[2]).rotate()\n"
-        "    before = peak_mib()\n"
+        "    before = peaks_mib()\n"
         "    Place(Path(folder) / 'b', int(sys.argv[1]), sys.argv[2]).rotate()\n"
-        "    print(peak_mib() - before)\n"
+        "    print(max(b - a for a, b in zip(before, peaks_mib(), strict=True)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(mib), mode],
