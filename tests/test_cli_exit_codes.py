@@ -53,7 +53,7 @@ def cli(tmp_path: Path) -> Cli:
         (errors.NotADatabaseError("x"), 20),
         (errors.KeyRotatedError("x"), 20),
         (errors.AuditError("x"), 1),
-        (errors.AuditIntegrityError("x"), 1),
+        (errors.AuditIntegrityError("x"), 13),
         (FileNotFoundError(errno.ENOENT, "x", "y"), 10),
         (FileExistsError(errno.EEXIST, "x", "y"), 1),
         (PermissionError(errno.EACCES, "x", "y"), 1),
