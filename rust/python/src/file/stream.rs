@@ -1,7 +1,7 @@
 //! Messages as they pass by, for pipes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -36,6 +36,12 @@ pub struct StreamEncryptor {
     key_id: Option<String>,
 }
 
+impl StreamEncryptor {
+    fn lock(&self) -> MutexGuard<'_, Option<(Encryptor, Vec<u8>)>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[pymethods]
 impl StreamEncryptor {
     #[new]
@@ -65,8 +71,9 @@ impl StreamEncryptor {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let data = Input::new(data, "data")?;
         let data = data.as_slice();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut encryptor, mut out) = state.take().ok_or_else(finished)?;
+        // Taken out: whoever drops the GIL must hold no lock that another thread waits for with it.
+        let taken = self.lock().take();
+        let (mut encryptor, mut out) = taken.ok_or_else(finished)?;
         detach(py, || encryptor.update(data, &mut out)).or_raise(py)?;
         let bytes = copied(py, &out)?;
         if out.capacity() <= KEPT_MAX {
@@ -74,15 +81,15 @@ impl StreamEncryptor {
         } else {
             release(py, std::mem::take(&mut out));
         }
-        *state = Some((encryptor, out));
+        *self.lock() = Some((encryptor, out));
         self.taken.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
 
     /// Returns the end of the message.
     fn finalize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (encryptor, mut out) = state.take().ok_or_else(finished)?;
+        let taken = self.lock().take();
+        let (encryptor, mut out) = taken.ok_or_else(finished)?;
         encryptor.finalize(&mut out).or_raise(py)?;
         let taken = self.taken.load(Ordering::Relaxed);
         note(py, Operation::Encrypt, self.key_id.as_deref(), taken, None);
@@ -132,6 +139,10 @@ pub struct StreamDecryptor {
 }
 
 impl StreamDecryptor {
+    fn lock(&self) -> MutexGuard<'_, Decrypting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn step(
         &self,
         py: Python<'_>,
@@ -217,8 +228,7 @@ impl StreamDecryptor {
     /// Whether a call has failed: `finalize` raises what it was, and so does `update`.
     #[getter]
     fn failed(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(*state, Decrypting::Failed(_))
+        matches!(*self.lock(), Decrypting::Failed(_))
     }
 
     /// Takes bytes of the message, returns the plaintext that is authenticated by now. Where that
@@ -229,19 +239,21 @@ impl StreamDecryptor {
         data: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let data = Input::new(data, "data")?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match &*state {
             Decrypting::Failed(error) => return Err(error.clone_ref(py)),
             Decrypting::Done => return Err(finished()),
             _ => {}
         }
         let taken = std::mem::replace(&mut *state, Decrypting::Done);
+        drop(state);
         let mut out = Vec::new();
-        *state = self.step(py, taken, data.as_slice(), &mut out);
+        let next = self.step(py, taken, data.as_slice(), &mut out);
         self.given.fetch_add(out.len() as u64, Ordering::Relaxed);
-        if let Decrypting::Failed(error) = &*state {
+        if let Decrypting::Failed(error) = &next {
             self.note(py, Some(error));
         }
+        *self.lock() = next;
         let bytes = copied(py, &out)?;
         release(py, out);
         Ok(bytes)
@@ -249,7 +261,7 @@ impl StreamDecryptor {
 
     /// Returns the end of the plaintext: the message is all there.
     fn finalize<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let mut out = Vec::new();
         let ended: Result<()> = match std::mem::replace(&mut *state, Decrypting::Done) {
             Decrypting::Body(decryptor) => decryptor.finalize(&mut out),
