@@ -253,6 +253,13 @@ def test_many_with_a_bad_one(cipher, index, size):
 # Handles
 
 
+def test_a_payload_does_not_pickle(cipher):
+    payload = EncryptedPayload.from_bytes(cipher.encrypt(b"value"))
+    for attempt in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match="to_bytes"):
+            attempt(payload)
+
+
 def test_does_not_pickle_or_copy(cipher):
     for call in (
         lambda: pickle.dumps(cipher),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from strongroom import _native
 
@@ -121,6 +121,10 @@ class EncryptedPayload:
     def to_bytes(self) -> bytes:
         """The message as it was given."""
         return self._data
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses: messages travel as their bytes."""
+        raise TypeError("an EncryptedPayload can't be pickled: pickle what to_bytes() returns")
 
     def __repr__(self) -> str:
         """Shows names and sizes alone."""
