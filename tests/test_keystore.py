@@ -884,3 +884,22 @@ def test_waiting_for_a_lock_outlasts_it(tmp_path: Path) -> None:
         waiting.join()
         other.close()
         assert store.get_current_key().generation == 2
+
+
+def test_rotate_returns_the_key_that_it_made(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, others = store._write, []
+
+    def overtaken(function: object, landed: object) -> object:
+        done = write(function, landed)
+        if not others:
+            others.append("")
+            # Another thread rotates after this one's commit, before it has looked at it.
+            others[0] = store.rotate().id
+        return done
+
+    monkeypatch.setattr(store, "_write", overtaken)
+    made = store.rotate().id
+    assert made not in ("", others[0])
+    assert store.get_current_key().id == others[0]

@@ -287,9 +287,11 @@ class StoreBase:
                 if before.keys.get(key_id) != row
             )
 
-        keyset = self._remember(self._write(work, landed))
+        changed = self._write(work, landed)
+        # Another thread may have gone on from there; the caller is told of its own change.
+        self._remember(changed)
         self._invalidate(name)
-        return keyset
+        return changed
 
     def _write(
         self,

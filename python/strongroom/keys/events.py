@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from strongroom import _events
+from strongroom import _events, _native
 from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import moment
 from strongroom.keys.keyset import Keyset
-from strongroom.keys.rows import KeyRow
+from strongroom.keys.rows import KeyRow, MasterRow
 from strongroom.keys.states import ACTIVE, COMPROMISED, DEACTIVATED, DESTROYED, SUSPENDED
 
-__all__ = ["Say", "say_changes", "write"]
+__all__ = ["Say", "say_changes", "say_opened", "write"]
 
 T = TypeVar("T")
 
@@ -136,3 +136,15 @@ def say_changes(say: Say, before: Keyset | None, after: Keyset) -> None:
         )
     if head.destroyed and before is not None and not before.head.destroyed:
         say("keyset.destroyed", keyset=head.name, purpose=head.purpose, generation=head.generation)
+
+
+def say_opened(root: _native.MemoryLockedKey, master: MasterRow) -> None:
+    """Report that a store was opened, and loudly if by a master that is kept for emergencies.
+
+    Raises:
+        AuditError: The event could not be sealed; then the store stays closed.
+    """
+    what = {"store": root.key_id, "key_id": master.key_id, "master": master.uri}
+    if master.recovery:
+        _events.report("master.recovery_used", recovery=True, **what)
+    _events.report("store.opened", recovery=bool(master.recovery), **what)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 
 from strongroom.keys.rows import KeysetRow
 
-__all__ = ["Seen"]
+__all__ = ["Seen", "newest_logged"]
 
 
 class Seen:
@@ -41,3 +42,22 @@ class Seen:
         """Forget a store, which the caller knows to have been restored from a backup."""
         with self._lock:
             self._stores.pop(root_id, None)
+
+
+def newest_logged(
+    root_id: str, logged: Iterable[tuple[str, Mapping[str, object]]]
+) -> dict[str, int]:
+    """Return the newest generation of each keyset that a log's events tell of."""
+    newest: dict[str, int] = {}
+    for name, fields in logged:
+        keyset, generation = fields.get("keyset"), fields.get("generation")
+        if name == "store.restored" and fields.get("store") == root_id:
+            # Older than it was, and known to be.
+            newest.clear()
+        elif (
+            fields.get("store") == root_id
+            and isinstance(keyset, str)
+            and isinstance(generation, int)
+        ):
+            newest[keyset] = max(newest.get(keyset, 0), generation)
+    return newest

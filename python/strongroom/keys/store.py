@@ -26,7 +26,7 @@ from strongroom.keys.policy import Policy
 from strongroom.keys.report import Due
 from strongroom.keys.restore import Restored
 from strongroom.keys.root import MasterInfo
-from strongroom.keys.rows import MasterRow
+from strongroom.keys.seen import newest_logged
 from strongroom.keys.store_masters import StoreMasters
 from strongroom.keys.usage import Usage
 from strongroom.masters import wrapped
@@ -132,7 +132,7 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
             head = database.read(roots.read_head)
             root, opened_by = roots.open_root(master, head)
             store_row, masters = roots.verify_head(root, head)
-            _say_opened(root, next(row for row in masters if row.key_id == opened_by))
+            events.say_opened(root, next(row for row in masters if row.key_id == opened_by))
         except BaseException:
             database.close()
             raise
@@ -261,7 +261,7 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         self._database.check()
         head, _ = self._head()
         self._database.read(lambda transaction: read_leases(transaction, self._root, head))
-        newest = _newest_logged(self._root_id, logged)
+        newest = newest_logged(self._root_id, logged)
         for keyset in self._load_all():
             self._material.open_all(keyset)
             known = newest.pop(keyset.head.name, 0)
@@ -405,37 +405,6 @@ def _new_keyset(
     key_id, data = wrap_new(root)
     keyset = Keyset.new(name, purpose, policy, now)
     return keyset.with_key(key_id, data, now).activated(key_id, now)
-
-
-def _newest_logged(
-    root_id: str, logged: Iterable[tuple[str, Mapping[str, object]]]
-) -> dict[str, int]:
-    """Return the newest generation of each keyset that a log's events tell of."""
-    newest: dict[str, int] = {}
-    for name, fields in logged:
-        keyset, generation = fields.get("keyset"), fields.get("generation")
-        if name == "store.restored" and fields.get("store") == root_id:
-            # Older than it was, and known to be.
-            newest.clear()
-        elif (
-            fields.get("store") == root_id
-            and isinstance(keyset, str)
-            and isinstance(generation, int)
-        ):
-            newest[keyset] = max(newest.get(keyset, 0), generation)
-    return newest
-
-
-def _say_opened(root: _native.MemoryLockedKey, master: MasterRow) -> None:
-    """Report that a store was opened, and loudly if by a master that is kept for emergencies.
-
-    Raises:
-        AuditError: The event could not be sealed; then the store stays closed.
-    """
-    what = {"store": root.key_id, "key_id": master.key_id, "master": master.uri}
-    if master.recovery:
-        _events.report("master.recovery_used", recovery=True, **what)
-    _events.report("store.opened", recovery=bool(master.recovery), **what)
 
 
 def _has_key(key_id: str) -> Callable[[Transaction], bool]:
