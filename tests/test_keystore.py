@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keystore_help import UNKNOWN_ID, Clock, Place, clock, place, store
@@ -889,10 +890,11 @@ def test_waiting_for_a_lock_outlasts_it(tmp_path: Path) -> None:
 def test_rotate_returns_the_key_that_it_made(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, others = store._write, []
+    write = store._write
+    others: list[str] = []
 
-    def overtaken(function: object, landed: object) -> object:
-        done = write(function, landed)
+    def overtaken(function: Any, landed: Any) -> Any:
+        done: Any = write(function, landed)
         if not others:
             others.append("")
             # Another thread rotates after this one's commit, before it has looked at it.

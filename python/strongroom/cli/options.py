@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -15,6 +15,11 @@ from strongroom.cli.output import Output
 from strongroom.cli.passphrase import PassphraseSource
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[int]
+else:  # Older releases of click know no type there.
+    _ParamType = click.ParamType
 
 # The format's limit on the caller's associated data, in bytes.
 _MAX_ASSOCIATED_DATA: Final = 65_535
@@ -116,7 +121,7 @@ def reason(command: F) -> F:
     )(command)
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]
+class _Duration(_ParamType):
     """A number of seconds, or of s, m, h, d or w."""
 
     name = "time"
