@@ -339,7 +339,9 @@ def test_a_store_its_files_and_its_records(
     url = f"sqlite:///{tmp_path}/keys.db"
     source, target, back = tmp_path / "a", tmp_path / "a.sr", tmp_path / "b"
     source.write_bytes(secrets.token_bytes(100_000))
-    assert isinstance(open_master(uri), Pkcs11MasterKey)
+    opened = open_master(uri)
+    assert isinstance(opened, Pkcs11MasterKey)
+    opened.close()
     with Pkcs11MasterKey(uri) as master:
         assert master.key_id == first
         with KeyStore.create(url, master) as store:

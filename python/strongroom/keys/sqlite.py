@@ -37,6 +37,8 @@ TYPES = {"int": "INTEGER", "text": "TEXT", "blob": "BLOB"}
 CHECK_PAGES = 256
 # SQLite's own wait for a lock can't be interrupted, so it is short, and Backoff does the rest.
 _LOCK_WAIT = 0.05
+# What SQLite itself says of a damaged file.
+_MALFORMED = "database disk image is malformed"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -102,8 +104,7 @@ class SqliteDatabase:
         """See `Database`."""
 
         def truncate(connection: sqlite3.Connection) -> None:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
+            if _pragma(connection, "wal_checkpoint(TRUNCATE)"):
                 raise _Busy
 
         try:
@@ -168,7 +169,7 @@ class SqliteDatabase:
 
     def _inspect(self, connection: sqlite3.Connection) -> int:
         """Look that the file holds the tables of a store and no others; return the version."""
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        application = _pragma(connection, "application_id")
         if application != APPLICATION_ID:
             raise KeyStoreError(f"{self.path} is an SQLite database, but not a key store")
         (version,) = connection.execute(sql.SELECT_VERSION).fetchone() or (0,)
@@ -182,11 +183,15 @@ class SqliteDatabase:
             )
         if version == sql.SCHEMA_VERSION:
             # A trigger or a view under a table's name would be run by the statements below.
-            found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-            if sorted(_plain(s) for (s,) in found) != sorted(map(_plain, self.create_statements())):
+            query = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
+            found = [s for (s,) in connection.execute(query)]
+            # One flipped bit makes a blob of a text.
+            if not all(isinstance(s, str) for s in found) or sorted(map(_plain, found)) != sorted(
+                map(_plain, self.create_statements())
+            ):
                 raise _damaged(self.path, "its tables are not the schema's")
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = _pragma(connection, "page_count")
+        page_size = _pragma(connection, "page_size")
         # SQLite takes a cut within the last page for zeros. Pages in the WAL may not be in the
         # file yet.
         if os.stat(self.path).st_size < pages * page_size and not _has_frames(self.path):
@@ -299,9 +304,16 @@ def _run(connection: sqlite3.Connection, begin: str, function: Callable[[Transac
 
 
 def _integrity(connection: sqlite3.Connection) -> None:
-    (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if result != "ok":
-        raise sqlite3.DatabaseError("database disk image is malformed")
+    if _pragma(connection, "integrity_check(1)") != "ok":
+        raise sqlite3.DatabaseError(_MALFORMED)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> Any:  # noqa: ANN401 - SQLite's value
+    """Return a pragma's value; a damaged file may have no answer."""
+    row = connection.execute(f"PRAGMA {name}").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError(_MALFORMED)
+    return row[0]
 
 
 def _has_frames(path: str) -> bool:
