@@ -479,7 +479,8 @@ def test_collector_finds_no_key():
     seen = 0
     for found in gc.get_objects():
         for referred in (found, *gc.get_referents(found)):
-            if referred is raw or referred in shown:
+            # By identity: other tests' objects compare in their own ways.
+            if referred is raw or any(referred is text for text in shown):
                 continue
             if isinstance(referred, str):
                 referred = referred.encode(errors="replace")
