@@ -406,12 +406,11 @@ def test_ctrl_c_ends_the_wait_for_the_lock(store, work, tmp_path):
     path = work / "sealed"
     make(store, path)
     store.rotate()
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + (
-        # What loads late has loaded by then: Python swallows an interrupt in a callback of an import.
-        _REWRAP.replace(
-            "    for path",
-            "    strongroom.rewrap_file\n    print('ready', flush=True)\n    for path",
-        )
+    # What loads late has loaded by then: Python swallows an interrupt in an import's callback.
+    ready = "    strongroom.rewrap_file\n    print('ready', flush=True)\n"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        + _REWRAP.replace("    for path", f"{ready}    for path")
     )
     with path.open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
