@@ -273,6 +273,31 @@ def scenario_store() -> None:
     checkpoint("gone")
 
 
+def scenario_token() -> None:
+    """Keys that a token wraps and unwraps, and the PIN that opens it."""
+    pin = raw_key("pin")
+    key = MemoryLockedKey(raw_key())
+
+    def read_pin() -> bytearray:
+        return pin
+
+    with strongroom.HSMKeyManager(token_label="memory", pin=read_pin) as hsm:
+        pin[:] = bytes(len(pin))
+        master = hsm.generate_key("master:memory")
+        for _ in range(20):
+            wrapped = hsm.wrap_key(master, key)
+            hsm.unwrap_key(master, wrapped, key.key_id).destroy()
+            # The second manager's PIN is compared with the first one's.
+            pin[:] = raw_key("pin")
+            strongroom.HSMKeyManager(token_label="memory", pin=read_pin).close()
+            pin[:] = bytes(len(pin))
+            with contextlib.suppress(DecryptionError):
+                hsm.unwrap_key(master, wrapped, "00" * 16)
+        checkpoint("alive")
+    key.destroy()
+    checkpoint("gone")
+
+
 def scenario_exit() -> None:
     """Secrets that are alive when the interpreter ends, in places that it does not clear."""
     key = MemoryLockedKey(raw_key())

@@ -43,10 +43,17 @@ LENGTHS = [0, 1, 15, 16, 17, 1024, 65_535, 65_536]
 # --- Keys ------------------------------------------------------------------------------------
 
 
-def test_a_key_is_made_as_it_should_be(hsm: HSMKeyManager, bare: Bare) -> None:
-    name = label()
+@pytest.mark.parametrize("prefix", ["key", "master:key"])
+@pytest.mark.parametrize("make", ["generate_key", "rotate"])
+def test_a_key_is_made_as_it_should_be(
+    hsm: HSMKeyManager, bare: Bare, prefix: str, make: str
+) -> None:
+    name = label(prefix)
     key_id = hsm.generate_key(name)
     assert key_id[:8] == "00000001"
+    if make == "rotate":
+        key_id = hsm.rotate(name)
+        assert key_id[:8] == "00000002"
     assert hsm.find(name) == key_id
     (key,) = bare.session.get_objects({bare.p.Attribute.ID: bytes.fromhex(key_id)})
     a = bare.p.Attribute
@@ -59,15 +66,17 @@ def test_a_key_is_made_as_it_should_be(hsm: HSMKeyManager, bare: Bare) -> None:
     assert key.get_attributes(list(expected)) == expected
 
 
-def test_the_key_does_not_leave_the_token(hsm: HSMKeyManager, bare: Bare) -> None:
-    key_id = hsm.generate_key(label())
-    (key,) = bare.session.get_objects({bare.p.Attribute.ID: bytes.fromhex(key_id)})
-    with pytest.raises(bare.p.AttributeSensitive):
-        key[bare.p.Attribute.VALUE]
-    for weaker in ({"SENSITIVE": False}, {"EXTRACTABLE": True}):
-        (name, value) = next(iter(weaker.items()))
-        with pytest.raises(bare.p.PKCS11Error):
-            key[bare.p.Attribute[name]] = value
+@pytest.mark.parametrize("prefix", ["key", "master:key"])
+def test_the_key_does_not_leave_the_token(hsm: HSMKeyManager, bare: Bare, prefix: str) -> None:
+    name = label(prefix)
+    for key_id in (hsm.generate_key(name), hsm.rotate(name)):
+        (key,) = bare.session.get_objects({bare.p.Attribute.ID: bytes.fromhex(key_id)})
+        with pytest.raises(bare.p.AttributeSensitive):
+            key[bare.p.Attribute.VALUE]
+        for weaker in ({"SENSITIVE": False}, {"EXTRACTABLE": True}):
+            (attribute, value) = next(iter(weaker.items()))
+            with pytest.raises(bare.p.PKCS11Error):
+                key[bare.p.Attribute[attribute]] = value
 
 
 def test_a_label_is_generated_once(hsm: HSMKeyManager) -> None:

@@ -143,6 +143,18 @@ def test_a_pin_that_is_none(backend: Backend, pin: Any) -> None:
         backend.open(pin=pin)
 
 
+@pytest.mark.parametrize("pin", ["secret\ud800", b"secret\xff"])
+def test_a_pin_that_is_no_text_is_not_shown(backend: Backend, pin: Any) -> None:
+    # What a codec could not encode stands in its exception.
+    for given in (pin, lambda: pin):
+        with pytest.raises(ValueError, match="UTF-8") as caught:
+            backend.open(pin=given)
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert "secret" not in repr(error)
+            error = error.__context__
+
+
 @pytest.mark.parametrize(
     "pin", [PIN, PIN.encode(), bytearray(PIN.encode()), lambda: PIN], ids=lambda p: type(p).__name__
 )
@@ -338,6 +350,17 @@ def test_key_ids_that_are_none(hsm: HSMKeyManager, key_id: Any) -> None:
             call(key_id)
 
 
+@pytest.mark.parametrize(
+    "key_id",
+    ["", "00" * 15, "00" * 17, "AA" * 16, "zz" * 16, "00 " * 10 + "00", 5, None, bytes(16)],
+)
+def test_ids_of_wrapped_keys_that_are_none(hsm: HSMKeyManager, key_id: Any) -> None:
+    master = hsm.generate_key(label("master:"))
+    wrapped = hsm.wrap_key(master, MemoryLockedKey.generate())
+    with pytest.raises((TypeError, ValueError), match="key id"):
+        hsm.unwrap_key(master, wrapped, key_id)
+
+
 @pytest.mark.parametrize("plaintext", ["text", None, 5, [1]])
 def test_what_is_no_buffer(hsm: HSMKeyManager, plaintext: Any) -> None:
     key_id = hsm.generate_key(label())
@@ -526,6 +549,23 @@ for call in (lambda: HSMKeyManager({SOFTHSM!r}, pin="1"),
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.count("pip install 'strongroom[hsm]'") == 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["del pkcs11._loaded", "del _pkcs11.lib", "del _pkcs11.SearchIter",
+     "_pkcs11.SearchIter = type('SearchIter', (), {})"],
+)  # fmt: skip
+def test_another_python_pkcs11(change: str) -> None:
+    program = f"""
+import pkcs11; from pkcs11 import _pkcs11; {change}
+import strongroom
+try: strongroom.HSMKeyManager({SOFTHSM!r}, pin="1")
+except strongroom.HSMError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "this version of python-pkcs11" in done.stdout, done.stderr
+    assert "pip install 'strongroom[hsm]'" in done.stdout
 
 
 def test_the_package_has_one_importer_of_pkcs11() -> None:

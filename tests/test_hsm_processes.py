@@ -226,3 +226,71 @@ def test_four_processes_rotate_one_label(backend: Backend) -> None:
     rotated, written = (sum(int(line.split()[i]) for line in lines) for i in (0, 1))
     assert rotated >= 1
     assert written >= 4
+
+
+def test_what_can_not_be_closed_now_stays_open(backend: Backend) -> None:
+    program = """
+one, two = open_manager(timeout=0.1), open_manager()
+data = one.generate_key(arguments[0])
+held, done = threading.Event(), threading.Event()
+def hold():
+    with one._module.locked(5):
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+try: one.close()
+except HSMError as error: assert error.retryable and "busy" in str(error), error
+else: raise AssertionError
+done.set()
+thread.join()
+assert not one.closed and one.encrypt(data, b"x")
+closing = [threading.Thread(target=one.close) for _ in range(8)]
+for thread in closing: thread.start()
+for thread in closing: thread.join()
+# The login of the other one stands.
+assert one.closed and two.decrypt(data, two.encrypt(data, b"x")) == b"x"
+"""
+    backend.python(program, label())
+
+
+KILLED = """
+import signal, subprocess
+from hsm_help import PRELUDE
+from strongroom.hsm import keys
+name = arguments[0]
+if os.fork() == 0:
+    with open_manager() as hsm: hsm.generate_key(name)
+    os._exit(0)
+assert os.wait()[1] == 0
+if os.fork() == 0:
+    new_id, make_key = keys.new_id, keys.make_key
+    def meanwhile(version):
+        # This one has looked at the versions; another process is quicker.
+        other = PRELUDE + "with open_manager() as hsm: print(hsm.rotate(arguments[0]))"
+        subprocess.run([sys.executable, "-c", other, path, name], check=True)
+        return new_id(version)
+    def killed(*args, **options):
+        make_key(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    keys.new_id, keys.make_key = meanwhile, killed
+    with open_manager() as hsm: hsm.rotate(name)
+    os._exit(1)
+assert os.wait()[1] == signal.SIGKILL
+with open_manager() as hsm:
+    one, two, three = hsm.list_keys(name)
+    assert [key.version for key in (one, two, three)] == [1, 2, 2]
+    (primary,) = [key.id for key in (one, two, three) if key.active]
+    print(primary)
+    assert hsm.find(name) == primary
+    message = hsm.encrypt(primary, b"x")
+    last = hsm.rotate(name)
+    assert hsm.get_key(last).version == 3 and hsm.find(name) == last
+    assert hsm.decrypt(last, message) == b"x"
+"""
+
+
+def test_two_of_one_version_after_one_of_two_that_rotate_is_killed(backend: Backend) -> None:
+    made, found = backend.python(KILLED, label()).split()
+    assert made == found

@@ -18,8 +18,9 @@ for _ in range(5):
     try: open_manager(pin="0000")
     except HSMError as error: print(error.code)
 assert shim.calls.count("C_Login") == 1, shim.calls
-# The session that python-pkcs11 lost with the refusal is closed, with the module.
-assert shim.calls.index("C_Finalize") > shim.calls.index("C_Login")
+# The session of a login that was refused is closed.
+assert shim.calls[shim.calls.index("C_Login") + 1] == "C_CloseSession"
+assert shim.calls.count("C_OpenSession") == shim.calls.count("C_CloseSession") == 1
 with open_manager() as hsm: hsm.list_keys()
 assert shim.calls.count("C_Login") == 2
 """)
@@ -77,6 +78,26 @@ with open_manager() as hsm:
     )
 
 
+def test_no_session_stays_open() -> None:
+    # Whatever the token says when it is to log out, and when others in the process are logged in.
+    shimmed("""
+import pkcs11
+for code in (0x101, 0xb3, 0x05, 0x06):
+    shim.reset()
+    shim.fault(code, function="C_Logout", forever=True)
+    open_manager().close()
+    assert shim.calls[-2:] == ["C_Logout", "C_CloseSession"], shim.calls
+shim.reset()
+found = [slot.get_token() for slot in pkcs11.lib(path).get_slots()]
+token = next(token for token in found if token.label == LABEL)
+with token.open(rw=True, user_pin=PIN) as session:
+    shim.reset()
+    for _ in range(5): open_manager().close()
+    assert shim.calls.count("C_OpenSession") == shim.calls.count("C_CloseSession") == 5
+    assert "C_Logout" not in shim.calls
+""")
+
+
 # --- Odd tokens ------------------------------------------------------------------------------
 
 
@@ -113,6 +134,60 @@ with open_manager() as hsm:
         assert hsm.encrypt(key_id, b"x")[20:32] == shim.last_nonce
     # Each comes from the token when it is used: none lies in a buffer that a snapshot would copy.
     assert shim.calls.count("C_GenerateRandom") == 100
+""",
+        label(),
+    )
+
+
+def test_keys_of_ours_make_no_object_and_one_call() -> None:
+    shimmed(
+        """
+with open_manager() as hsm:
+    data, master = hsm.generate_key(arguments[0]), hsm.generate_key("master:" + arguments[0])
+    key = MemoryLockedKey.generate()
+    hsm.unwrap_key(master, hsm.wrap_key(master, key), key.key_id)
+    hsm.decrypt(data, hsm.encrypt(data, b"x"))
+    shim.reset()
+    hsm.unwrap_key(master, hsm.wrap_key(master, key), key.key_id)
+    hsm.decrypt(data, hsm.encrypt(data, b"x"))
+    assert shim.calls == 2 * ["C_GenerateRandom", "C_EncryptInit", "C_Encrypt", "C_DecryptInit",
+                              "C_Decrypt"], shim.calls
+""",
+        label(),
+    )
+
+
+@pytest.mark.parametrize("byte", [0, 7])
+def test_a_generator_that_repeats_itself(byte: int) -> None:
+    shimmed(
+        """
+shim.set("stuck_rng", 256 + int(arguments[1]))
+with open_manager() as hsm:
+    key_id = hsm.generate_key(arguments[0])
+    assert len({hsm.encrypt(key_id, b"x")[20:32] for _ in range(200)}) == 200
+    assert shim.calls.count("C_GenerateRandom") <= 2
+    results = {check.name: check.result for check in hsm.self_test()}
+    assert results["random numbers"] == "failed" and results["encryption"] == "yes"
+""",
+        label(),
+        byte,
+    )
+
+
+def test_a_token_whose_output_has_another_length() -> None:
+    shimmed(
+        """
+with open_manager() as hsm:
+    key_id = hsm.generate_key(arguments[0])
+    message = hsm.encrypt(key_id, b"x")
+    for name, call in (("short_seal", lambda: hsm.encrypt(key_id, b"x")),
+                       ("short_open", lambda: hsm.decrypt(key_id, message))):
+        shim.set(name)
+        try: call()
+        except HSMError as error: assert "another number of bytes" in str(error), error
+        else: raise AssertionError(name)
+        shim.set(name, 0)
+    assert hsm.decrypt(key_id, message) == b"x"
 """,
         label(),
     )

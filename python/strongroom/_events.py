@@ -13,6 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes 10 ms to import.
+    from collections.abc import Callable
     from typing import Protocol
 
     Field = str | int | float | bool | None
@@ -109,6 +110,16 @@ def count(
     if not _decided:
         decide()
     # Figures of a key's use are kept without a log too: the core looks whether somebody wants them.
+    (_tally or _find_tally())(operation, key_id, outcome, messages, size)
+
+
+# Found once: an import statement in each call would cost more than the call.
+_tally: Callable[[str, str | None, str, int, int], None] | None = None
+
+
+def _find_tally() -> Callable[[str, str | None, str, int, int], None]:
+    global _tally
     from strongroom._native import tally_count
 
-    tally_count(operation, key_id, outcome, messages, size)
+    _tally = tally_count
+    return tally_count

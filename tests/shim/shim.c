@@ -33,6 +33,9 @@ static int fault_after;
 static int own_nonce;       /* makes the nonces of AES-GCM itself */
 static int no_gcm;          /* has no AES-GCM */
 static int no_rng;          /* C_GenerateRandom fails */
+static int stuck_rng;       /* if set, C_GenerateRandom gives its low byte alone */
+static int short_seal;      /* C_Encrypt says that it gave a byte less */
+static int short_open;      /* C_Decrypt likewise */
 static int lie_extractable; /* keys come out extractable, whatever the template says */
 static int kill_at;         /* SIGKILL before this call */
 static int stall_ms;        /* C_Encrypt takes this long */
@@ -58,6 +61,9 @@ void shim_set(const char *name, int value) {
     if (!strcmp(name, "own_nonce")) own_nonce = value;
     else if (!strcmp(name, "no_gcm")) no_gcm = value;
     else if (!strcmp(name, "no_rng")) no_rng = value;
+    else if (!strcmp(name, "stuck_rng")) stuck_rng = value;
+    else if (!strcmp(name, "short_seal")) short_seal = value;
+    else if (!strcmp(name, "short_open")) short_open = value;
     else if (!strcmp(name, "lie_extractable")) lie_extractable = value;
     else if (!strcmp(name, "kill_at")) kill_at = value;
     else if (!strcmp(name, "stall_ms")) stall_ms = value;
@@ -113,9 +119,6 @@ CALL(C_FindObjects,
      (CK_SESSION_HANDLE a, CK_OBJECT_HANDLE *b, unsigned long c, unsigned long *d), (a, b, c, d))
 CALL(C_FindObjectsFinal, (CK_SESSION_HANDLE a), (a))
 CALL(C_DecryptInit, (CK_SESSION_HANDLE a, CK_MECHANISM *b, CK_OBJECT_HANDLE c), (a, b, c))
-CALL(C_Decrypt,
-     (CK_SESSION_HANDLE a, unsigned char *b, unsigned long c, unsigned char *d, unsigned long *e),
-     (a, b, c, d, e))
 CALL(C_WrapKey,
      (CK_SESSION_HANDLE a, CK_MECHANISM *b, CK_OBJECT_HANDLE c, CK_OBJECT_HANDLE d,
       unsigned char *e, unsigned long *f),
@@ -137,6 +140,10 @@ static CK_RV my_C_GetMechanismList(CK_SLOT_ID slot, CK_MECHANISM_TYPE *list, uns
 static CK_RV my_C_GenerateRandom(CK_SESSION_HANDLE session, unsigned char *out, unsigned long n) {
     if (hit("C_GenerateRandom")) return fault_code;
     if (no_rng) return CKR_RANDOM_NO_RNG;
+    if (stuck_rng) {
+        memset(out, stuck_rng & 0xff, n);
+        return CKR_OK;
+    }
     return real->C_GenerateRandom(session, out, n);
 }
 
@@ -180,6 +187,16 @@ static CK_RV my_C_Encrypt(CK_SESSION_HANDLE session, unsigned char *data, unsign
     if (stall_ms) usleep(stall_ms * 1000);
     CK_RV rv = real->C_Encrypt(session, data, length, out, out_length);
     if (own_nonce && gcm_nonce && out) memcpy(gcm_nonce, last_nonce, 12);
+    if (short_seal && out) --*out_length;
+    return bad ? fault_code : rv;
+}
+
+static CK_RV my_C_Decrypt(CK_SESSION_HANDLE session, unsigned char *data, unsigned long length,
+                       unsigned char *out, unsigned long *out_length) {
+    int bad = hit("C_Decrypt");
+    if (bad && !fault_after) return fault_code;
+    CK_RV rv = real->C_Decrypt(session, data, length, out, out_length);
+    if (short_open && out) --*out_length;
     return bad ? fault_code : rv;
 }
 

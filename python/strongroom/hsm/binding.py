@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from strongroom.errors import HSMError
 from strongroom.hsm import codes
 from strongroom.hsm.codes import Fault
+from strongroom.hsm.direct import Functions
 
 try:
     import pkcs11
@@ -22,6 +23,20 @@ try:
 except ImportError:
     raise HSMError(
         "PKCS#11 needs the package python-pkcs11: pip install 'strongroom[hsm]'"
+    ) from None
+
+# Parts of it that its documentation does not promise, so that a later version may not have them;
+# pyproject.toml holds it to one minor version for them. What they are for stands where they are
+# used. Its stubs don't tell of these.
+try:
+    _loaded: dict[str, Any] = pkcs11._loaded
+    _native_lib: Any = _cython.lib
+    _SearchIter: Any = vars(_cython)["SearchIter"]
+    _ = _native_lib.initialize, _native_lib.finalize, _native_lib.initialized, _SearchIter._finalize
+except (AttributeError, KeyError) as missing:
+    raise HSMError(
+        "this version of python-pkcs11 is not one that Strongroom knows (it has no "
+        f"{str(missing)[:60]}): pip install 'strongroom[hsm]'"
     ) from None
 
 __all__ = ["Library", "Slot", "fault_of"]
@@ -62,12 +77,8 @@ _SENTENCES = {
 _LOADING = re.compile("^OS exception while loading .*?: (?=/)")
 _UNMAPPED = re.compile(r"Unmapped error code (0x[0-9a-fA-F]+)")
 
-# Its stubs don't tell of these.
-_native_lib: Any = _cython.lib
-_SearchIter: Any = vars(_cython)["SearchIter"]
 
 _FIND_AT_ONCE = 64
-_AES_GCM = Mechanism.AES_GCM
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -115,7 +126,7 @@ class Library:
             Fault: It is no PKCS#11 library, or does not let itself be initialised.
         """
         self.path = path
-        already = pkcs11._loaded.get(path)
+        already = _loaded.get(path)
         # Whoever in this process initialised the module may finalise it, and nobody else.
         self.ours = already is None or not already.initialized
         try:
@@ -130,6 +141,7 @@ class Library:
             self._lib = _native_lib.__new__(_native_lib, path)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise Fault(codes.UNKNOWN, str(error)) from None
+        self.functions = Functions(path)
 
     def reinitialize(self) -> None:
         """C_Finalize and C_Initialize, of a module that is ours. All sessions are gone then."""
@@ -157,7 +169,7 @@ class Library:
                 self.reinitialize()
         else:
             self.ours = True
-        pkcs11._loaded[self.path] = self._lib
+        _loaded[self.path] = self._lib
 
     def _initialize(self) -> None:
         try:
@@ -211,18 +223,12 @@ def _slot(slot: Any, token: Any) -> Slot:  # noqa: ANN401 - classes of Cython
     )
 
 
-def open_session(slot: Slot, *, write: bool, pin: str | None, pin_pad: bool = False) -> Any:  # noqa: ANN401
-    """Open a session, and log in with it where a PIN or a pin pad is to be used."""
+def open_session(slot: Slot, *, write: bool) -> Any:  # noqa: ANN401
+    """Open a session, without a login."""
     try:
-        return slot.token.open(rw=write, user_pin=pkcs11.PROTECTED_AUTH if pin_pad else pin)
+        return slot.token.open(rw=write)
     except PKCS11Error as error:
         raise fault_of(error) from None
-
-
-def close_session(session: Any) -> None:  # noqa: ANN401
-    """Log out, if this session logged in, and close it; what fails is let go."""
-    with suppress(PKCS11Error):
-        session.close()
 
 
 def random_bytes(session: Any, count: int) -> bytes:  # noqa: ANN401
@@ -338,30 +344,6 @@ def destroy(key: Any) -> None:  # noqa: ANN401
         key.destroy()
     except PKCS11Error as error:
         raise fault_of(error) from None
-
-
-def gcm_encrypt(key: Any, plaintext: bytes, parameters: bytes) -> bytes:  # noqa: ANN401
-    """AES-GCM with CK_GCM_PARAMS as they stand in memory; ciphertext and tag."""
-    try:
-        # Not encrypt(), which only tells bytes from iterables, and takes half a microsecond to.
-        sealed: bytes = key._encrypt(plaintext, _AES_GCM, parameters)
-    except PKCS11Error as error:
-        raise fault_of(error) from None
-    except AttributeError:
-        # The object was made when the key could not encrypt, and has no such method.
-        raise Fault(codes.KEY_FUNCTION_NOT_PERMITTED) from None
-    return sealed
-
-
-def gcm_decrypt(key: Any, sealed: bytes, parameters: bytes) -> bytes:  # noqa: ANN401
-    """The inverse of `gcm_encrypt`."""
-    try:
-        plaintext: bytes = key._decrypt(sealed, _AES_GCM, parameters)
-    except PKCS11Error as error:
-        raise fault_of(error) from None
-    except AttributeError:
-        raise Fault(codes.KEY_FUNCTION_NOT_PERMITTED) from None
-    return plaintext
 
 
 # SoftHSM's AES_KEY_WRAP_PAD is RFC 5649, elsewhere it may be PKCS#7 padding and RFC 3394: what

@@ -9,6 +9,7 @@ from strongroom.errors import HSMError
 
 __all__ = ["Fault", "hsm_error"]
 
+OK = 0x00
 HOST_MEMORY = 0x02
 SLOT_ID_INVALID = 0x03
 GENERAL_ERROR = 0x05

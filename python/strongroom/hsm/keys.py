@@ -148,8 +148,10 @@ def versions(lane: Lane, label: str) -> list[tuple[Any, TokenKey]]:
         if info.problem is not None:
             raise HSMError(f"a key with the label {label!r} is refused: {info.problem}")
     found.sort(key=lambda pair: (pair[1].version, pair[1].active, pair[1].id), reverse=True)
-    # One that may not encrypt is no primary: it is what two that rotate at once leave behind for a
-    # moment, or one of them for good when it is killed then.
+    # Two of one version are an error, but for one pair, which crashes of our own make: of two
+    # processes that rotate at once one sees the other's key and takes its own back; killed before
+    # that, it leaves a key of the same version that was never let to encrypt. That one is no
+    # primary whatever comes, so it must not keep the label from its use.
     for (_, one), (_, other) in itertools.pairwise(found):
         if one.version == other.version and one.active and other.active:
             same = ", ".join(i.id for _, i in found if i.version == one.version and i.active)

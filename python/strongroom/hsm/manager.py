@@ -16,8 +16,9 @@ from strongroom.errors import (
     LimitError,
 )
 from strongroom.hsm import keys, wrapping
+from strongroom.hsm.direct import NONCE_LEN, TAG_LEN
 from strongroom.hsm.keys import TokenKey
-from strongroom.hsm.lane import NONCE_LEN, TAG_LEN, Lane
+from strongroom.hsm.lane import Lane
 from strongroom.hsm.opened import OpenToken, check_key_id
 from strongroom.hsm.said import Said
 from strongroom.masters import wrapped
@@ -223,7 +224,7 @@ class HSMKeyManager(OpenToken):
 
             lane.drop(key_id)
             try:
-                key, _ = lane.look_up(key_id)
+                key = lane.look_up(key_id)[0]
             except KeyNotFoundError:
                 if not tried:
                     raise
@@ -286,10 +287,9 @@ class HSMKeyManager(OpenToken):
         bound = header + associated_data
 
         def work(lane: Lane) -> bytes:
-            key, info = lane.keys.get(key_id) or lane.key(key_id)
+            _, info, handle = lane.keys.get(key_id) or lane.key(key_id)
             keys.check_use(info, "data", writing=True)
-            nonce, sealed = lane.seal(key, plaintext, bound)
-            return header + nonce + sealed
+            return header + lane.seal(handle, plaintext, bound)
 
         made = self._run(work, key_id)
         _events.count("encrypt", key_id, len(plaintext))
@@ -371,15 +371,14 @@ class HSMKeyManager(OpenToken):
             wrapped_key_id: The id of the key in it.
 
         Returns:
-            The key, in locked memory. On its way it was a `bytes` of python-pkcs11's, which can't
-            be wiped.
+            The key, in locked memory. Where the token has no AES-GCM it was a `bytes` of
+            python-pkcs11's on its way, which can't be wiped; and so when it was wrapped.
 
         Raises:
             FormatError: It is no wrapped key, or no token's.
             KeyNotFoundError, KeyStateError, HSMError: As `decrypt`.
             DecryptionError: It was changed, or is another key than the one named.
         """
-        check_key_id(wrapped_key_id)
         if type(wrapped_key) is not bytes:
             wrapped_key = _bytes(wrapped_key, "wrapped_key")
         if len(wrapped_key) != _GCM_WRAPPED_LEN or wrapped_key[:5] != wrapping.GCM_HEAD:
@@ -391,43 +390,62 @@ class HSMKeyManager(OpenToken):
 
     def _wrap(self, key_id: str, key: _native.MemoryLockedKey, context: str) -> tuple[int, bytes]:
         own, inner = self._id_of(key_id, "master"), bytes.fromhex(context)
-        material = key.get()
-        value = bytes(material)
-        material[:] = _WIPED
+        value = key.get()
 
         def work(lane: Lane) -> tuple[int, bytes]:
-            master, info = lane.keys.get(key_id) or lane.key(key_id)
-            keys.check_use(info, "master", writing=True)
-            return wrapping.wrap(lane, master, info, value, own + inner)
+            master = lane.keys.get(key_id) or lane.key(key_id)
+            keys.check_use(master[1], "master", writing=True)
+            return wrapping.wrap(lane, master, value, own + inner)
 
-        made = self._run(work, key_id)
+        try:
+            made = self._run(work, key_id)
+        finally:
+            value[:] = _WIPED
         _events.report("hsm.key.wrapped", key_id=context, wrapping_key_id=key_id, mechanism=made[0])
         return made
 
     def _unwrap(self, key_id: str, message: bytes, context: str) -> _native.MemoryLockedKey:
         """Unwrap kind 04, mechanisms 01 to 03, whose form was looked at."""
+        try:
+            inner = bytes.fromhex(context)
+        except (TypeError, ValueError):
+            check_key_id(context)
+            raise
         named = message[5 : wrapped.HEADER_LENGTH].hex()
-        bound = message[: wrapped.HEADER_LENGTH] + bytes.fromhex(context)
+        bound = message[: wrapped.HEADER_LENGTH] + inner
 
-        def work(lane: Lane) -> bytes | None:
+        def work(lane: Lane) -> bytearray | None:
             if ("master", key_id, named) not in lane.allowed:
                 self._allow(lane, "master", key_id, named)
             if message[4] != wrapping.GCM:
                 return wrapping.unwrap(
                     lane.key(named)[0], message[4], message[wrapped.HEADER_LENGTH :]
                 )
-            return lane.open(named, message[_WRAPPED_NONCE], message[_WRAPPED_SEALED], bound)
+            return lane.open_key(named, message[_WRAPPED_NONCE], message[_WRAPPED_SEALED], bound)
 
         value = self._run(work)
-        if value is None or len(value) != 32:
-            raise DecryptionError
-        key = _native.MemoryLockedKey(value)
+        key = None if value is None else _key_of(value)
         # KW and KWP bind no context: the derived id does.
-        if key.key_id != context:
-            key.destroy()
+        if key is None or key.key_id != context:
+            if key is not None:
+                key.destroy()
+            # Nothing has the id of a text that is none.
+            check_key_id(context)
             raise DecryptionError
         _events.report("hsm.key.unwrapped", key_id=context, wrapping_key_id=named)
         return key
+
+
+def _key_of(value: bytearray) -> _native.MemoryLockedKey | None:
+    """Move what was unwrapped into locked memory; None: it has another length than a key."""
+    try:
+        if len(value) == len(_WIPED):
+            return _native.MemoryLockedKey(value)
+    except BaseException:
+        value[:] = bytes(len(value))
+        raise
+    value[:] = bytes(len(value))
+    return None
 
 
 def _bytes(data: object, name: str) -> bytes:

@@ -85,6 +85,16 @@ class Module:
         library.reinitialize()
         return True
 
+    def close_session(self, session: Any, *, log_out: bool = False) -> None:  # noqa: ANN401
+        """Close a session of this process; what fails is let go. Its lock is held.
+
+        Not by python-pkcs11, which leaves it open where it can't log out.
+        """
+        functions = self.library().functions
+        if log_out:
+            functions.logout(session.handle)
+        functions.close_session(session.handle)
+
     @contextmanager
     def locked(self, timeout: float) -> Iterator[None]:
         """Hold the module's lock.

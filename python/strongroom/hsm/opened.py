@@ -169,10 +169,17 @@ class OpenToken:
         return self._token is None
 
     def close(self) -> None:
-        """Give the login back; the last one of the process closes the session. Twice is allowed."""
-        token, self._token = self._token, None
-        if token is not None:
-            with self._module.alone(self._timeout):
+        """Give the login back; the last one of the process closes the session. Twice is allowed.
+
+        Raises:
+            HSMError: Other threads kept the module busy; it is still open then.
+        """
+        if self._token is None:
+            return
+        with self._module.alone(self._timeout):
+            # Another thread may have closed it meanwhile: a login is given back once.
+            token, self._token = self._token, None
+            if token is not None:
                 token.leave()
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from strongroom import _native
 from strongroom.errors import HSMError, KeyStateError
 
-__all__ = ["HeldPin", "PinSource", "check_pin_source", "pin_from", "pin_text"]
+__all__ = ["HeldPin", "PinSource", "check_pin_source", "pin_bytes", "pin_from", "wipe"]
 
 Pin = str | bytes | bytearray
 PinSource = Pin | Callable[[], Pin] | None
@@ -34,30 +35,47 @@ def check_pin_source(pin: Any) -> None:  # noqa: ANN401 - whatever the caller ga
     """
     if pin is None or callable(pin):
         return
-    pin_text(pin)
+    wipe(pin_bytes(pin))
 
 
-def pin_text(pin: object) -> str:
-    """Return a PIN as python-pkcs11 takes it. A str can't be wiped: docs/hsm.md says so.
+def pin_bytes(pin: object) -> bytearray:
+    """Return a copy of a PIN as a token takes it, for the caller to wipe.
 
     Raises:
         TypeError: It is neither str nor bytes.
         ValueError: It is empty, too long or not UTF-8.
     """
+    data = None
     if isinstance(pin, (bytes, bytearray)):
-        try:
-            text = pin.decode("utf-8")
-        except UnicodeDecodeError:
-            raise ValueError("a PIN is text in UTF-8") from None
+        data = bytearray(pin)
+        if not _is_utf_8(data):
+            wipe(data)
+            data = None
     elif isinstance(pin, str):
-        text = pin
+        # An error of the codec holds what it could not encode.
+        with contextlib.suppress(UnicodeEncodeError):
+            data = bytearray(pin, "utf-8")
     else:
         raise TypeError(f"a PIN is str or bytes, not {type(pin).__name__}")
-    if not text:
-        raise ValueError("the PIN is empty")
-    if len(text.encode("utf-8", "surrogateescape")) > MAX_PIN:
-        raise ValueError(f"a PIN has at most {MAX_PIN} bytes")
-    return text
+    if data is None:
+        raise ValueError("a PIN is text in UTF-8")
+    if 0 < len(data) <= MAX_PIN:
+        return data
+    wipe(data)
+    raise ValueError(f"a PIN has at most {MAX_PIN} bytes" if data else "the PIN is empty")
+
+
+def _is_utf_8(data: bytearray) -> bool:
+    try:
+        # Most are ASCII: no copy then.
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def wipe(pin: bytearray) -> None:
+    """Overwrite a PIN."""
+    pin[:] = bytes(len(pin))
 
 
 def pin_from(source: str) -> Callable[[], bytes]:
@@ -113,13 +131,13 @@ def _run(command: str) -> bytes:
     return done.stdout
 
 
-def _mac(text: str) -> bytes:
-    return hmac.digest(_MAC_KEY, text.encode(), hashlib.sha256)
+def _mac(pin: bytearray) -> bytes:
+    return hmac.digest(_MAC_KEY, pin, hashlib.sha256)
 
 
-def check_not_refused(token: tuple[str, str], text: str) -> None:
+def check_not_refused(token: tuple[str, str], pin: bytearray) -> None:
     """Raise HSMError if the token refused this PIN before: another try might lock it."""
-    mac = _mac(text)
+    mac = _mac(pin)
     for refused in _refused.get(token, ()):
         if hmac.compare_digest(mac, refused):
             raise HSMError(
@@ -128,19 +146,17 @@ def check_not_refused(token: tuple[str, str], text: str) -> None:
             )
 
 
-def remember_refused(token: tuple[str, str], text: str) -> None:
+def remember_refused(token: tuple[str, str], pin: bytearray) -> None:
     """Never send this PIN to this token again."""
-    _refused.setdefault(token, set()).add(_mac(text))
+    _refused.setdefault(token, set()).add(_mac(pin))
 
 
 class HeldPin:
     """The PIN that opened a token, in locked memory, which a forked child doesn't inherit."""
 
-    def __init__(self, text: str) -> None:
-        data = bytearray(text.encode())
-        self._buffer = _native.SecureBuffer(len(data))
-        self._buffer.write(data)
-        data[:] = bytes(len(data))
+    def __init__(self, pin: bytearray) -> None:
+        self._buffer = _native.SecureBuffer(len(pin))
+        self._buffer.write(pin)
         self._process = _native.process_generation()
 
     @property
@@ -148,31 +164,27 @@ class HeldPin:
         """Whether this is the process that was given it."""
         return self._process == _native.process_generation()
 
-    def text(self) -> str:
-        """Return the PIN.
+    def read(self) -> bytearray:
+        """Return the PIN, for the caller to wipe.
 
         Raises:
             HSMError: This is a forked child.
         """
         try:
-            data = self._buffer.read()
+            return self._buffer.read()
         except KeyStateError:
             raise HSMError(
                 "the PIN was given before fork() and is not inherited: open the token again in "
                 "this process, or give a function or pin-source from which each process takes it"
             ) from None
-        try:
-            return data.decode()
-        finally:
-            data[:] = bytes(len(data))
 
-    def equals(self, text: str) -> bool:
+    def equals(self, pin: bytearray) -> bool:
         """Compare in constant time, in the process that was given it."""
         data = self._buffer.read()
         try:
-            return hmac.compare_digest(data, text.encode())
+            return hmac.compare_digest(data, pin)
         finally:
-            data[:] = bytes(len(data))
+            wipe(data)
 
     def close(self) -> None:
         """Wipe it."""

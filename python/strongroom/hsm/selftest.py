@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from strongroom.errors import HSMError
 from strongroom.hsm import binding, codes, keys
 from strongroom.hsm.codes import Fault
+from strongroom.hsm.direct import NONCE_LEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,24 +83,28 @@ def _data_key(lane: Lane, label: str, made: list[Any]) -> list[Check]:
             raise HSMError("CKA_ENCRYPT stays false when it is set")
         return "CKA_ENCRYPT can be set: rotation works"
 
-    sealed: list[tuple[bytes, bytes]] = []
+    sealed: list[bytes] = []
+
+    def seal(plaintext: bytes, bound: bytes) -> bytes:
+        return lane.seal(lane.key(key_id.hex())[2], plaintext, bound)
+
+    def opened(data: bytes, bound: bytes) -> bytes | None:
+        return lane.open(key_id.hex(), data[:NONCE_LEN], data[NONCE_LEN:], bound)
 
     def encrypt() -> str:
-        sealed.append(lane.seal(lane.key(key_id.hex())[0], b"plaintext", b"ad"))
-        if lane.open(key_id.hex(), *sealed[0], b"ad") != b"plaintext":
+        sealed.append(seal(b"plaintext", b"ad"))
+        if opened(sealed[0], b"ad") != b"plaintext":
             raise HSMError("what was encrypted decrypts to something else")
         own = "the token makes the nonces" if lane.nonce_changed else "with nonces that we give"
         return f"AES-256-GCM, {own}"
 
     def tampered() -> str:
-        nonce, data = sealed[0]
-        if lane.open(key_id.hex(), nonce, data[:-1] + bytes([data[-1] ^ 1]), b"ad") is not None:
+        if opened(sealed[0][:-1] + bytes([sealed[0][-1] ^ 1]), b"ad") is not None:
             raise HSMError("a changed ciphertext decrypts: do not use this token")
         return "a changed ciphertext is refused"
 
     def longest() -> str:
-        nonce, data = lane.seal(lane.key(key_id.hex())[0], bytes(65_536), bytes(65_535))
-        if lane.open(key_id.hex(), nonce, data, bytes(65_535)) != bytes(65_536):
+        if opened(seal(bytes(65_536), bytes(65_535)), bytes(65_535)) != bytes(65_536):
             raise HSMError("what was encrypted decrypts to something else")
         return "65,536 bytes in one call"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +56,7 @@ class Token:
         # The session that logged in; in the ordinary case the first lane's, and the only one.
         self._session: Any = None
         self._session_epoch: tuple[int, int] | None = None
+        self._logged_in = False
         self._epoch = 0
         self._read_only = False
         self._lane = Lane(module.lock)
@@ -87,18 +87,20 @@ class Token:
             HSMError: The PIN was refused, or is not that of the login that stands.
             Fault: The module failed.
         """
-        text: str | None = None
-        if pin is not None:
-            text = pins.pin_text(pin() if callable(pin) else pin)
-        if self.users and self._pin is not None and self._pin.here:
-            # The token does not look at the PIN of a second login.
-            if text is None or not self._pin.equals(text):
-                raise HSMError(
-                    f"{self.name} is open in this process already, by another PIN than this one"
-                )
-        elif not self.alive():
-            self._pin = None  # One of a parent, if any.
-            self._log_in(text)
+        given = None if pin is None else pins.pin_bytes(pin() if callable(pin) else pin)
+        try:
+            if self.users and self._pin is not None and self._pin.here:
+                # The token does not look at the PIN of a second login.
+                if given is None or not self._pin.equals(given):
+                    raise HSMError(
+                        f"{self.name} is open in this process already, by another PIN than this one"
+                    )
+            elif not self.alive():
+                self._pin = None  # One of a parent, if any.
+                self._log_in(given)
+        finally:
+            if given is not None:
+                pins.wipe(given)
         self.users += 1
         if self._source is None and callable(pin):
             self._source = pin
@@ -123,7 +125,7 @@ class Token:
     def _now(self) -> tuple[int, int]:
         return self.module.epoch, _generation()
 
-    def _log_in(self, text: str | None = None) -> None:
+    def _log_in(self, given: bytearray | None = None) -> None:
         """Open the session that is logged in.
 
         Raises:
@@ -136,58 +138,63 @@ class Token:
                 f"the token in slot {slot.slot_id} is not initialised: "
                 "initialise it with its vendor's tool"
             )
-        pin_pad = False
-        if text is None and self._pin is not None:
-            text = self._held_pin(self._pin)
-        if text is None and slot.login_required:
-            pin_pad = slot.pin_pad
-            if not pin_pad:
-                raise HSMError(f"{self.name} needs a PIN")
-        if text is not None:
-            pins.check_not_refused((self.module.path, self.serial), text)
+        held = self._held_pin(self._pin) if given is None and self._pin is not None else None
         try:
-            session, seen = self._open(slot, text, pin_pad)
-        except Fault as fault:
-            if fault.code in codes.PIN_REFUSED and text is not None:
-                pins.remember_refused((self.module.path, self.serial), text)
-            if fault.code in codes.PIN_REFUSED:
-                _events.report_failure("hsm.login.refused", token=self.label)
-                raise hsm_error(fault, self.name) from None
-            raise
+            self._log_in_with(slot, held or given)
+        finally:
+            if held is not None:
+                pins.wipe(held)
+
+    def _held_pin(self, held: pins.HeldPin) -> bytearray:
+        if held.here or self._source is None:
+            return held.read()
+        # A forked child has not inherited it, and keeps its own from here on.
+        given = pins.pin_bytes(self._source())
+        self._pin = None
+        return given
+
+    def _log_in_with(self, slot: Slot, pin: bytearray | None) -> None:
+        by_pin_pad = pin is None and slot.login_required and slot.pin_pad
+        if pin is not None:
+            pins.check_not_refused((self.module.path, self.serial), pin)
+        elif slot.login_required and not by_pin_pad:
+            raise HSMError(f"{self.name} needs a PIN")
+        session = self._new_session(slot)
+        code = codes.OK
+        if pin is not None or by_pin_pad:
+            code = self.module.library().functions.login(session.handle, pin)
+        # The latter by a session of ours that could not be logged out, or by other code in this
+        # process: the token did not look at the PIN.
+        if code not in (codes.OK, codes.USER_ALREADY_LOGGED_IN):
+            self.module.close_session(session)
+            fault = Fault(code)
+            if code not in codes.PIN_REFUSED:
+                raise fault
+            if pin is not None:
+                pins.remember_refused((self.module.path, self.serial), pin)
+            _events.report_failure("hsm.login.refused", token=self.label)
+            raise hsm_error(fault, self.name)
         self._session, self._session_epoch = session, self._now()
+        self._logged_in = code == codes.OK and (pin is not None or by_pin_pad)
         self._epoch += 1
-        if seen and text is not None and self._pin is None:
-            self._pin = pins.HeldPin(text)
         try:
+            if pin is not None and self._logged_in and self._pin is None:
+                self._pin = pins.HeldPin(pin)
             _events.report("hsm.session.opened", token=self.label)
         except BaseException:
             self._drop()
             raise
 
-    def _held_pin(self, held: pins.HeldPin) -> str:
-        if held.here or self._source is None:
-            return held.text()
-        # A forked child has not inherited it, and keeps its own from here on.
-        text = pins.pin_text(self._source())
-        self._pin = None
-        return text
-
-    def _open(self, slot: Slot, text: str | None, pin_pad: bool) -> tuple[Any, bool]:
-        """Open a session and log in; and whether the token looked at the PIN."""
+    def _new_session(self, slot: Slot) -> Any:  # noqa: ANN401 - python-pkcs11's
         from strongroom.hsm import binding
 
         try:
-            write = not self._read_only
-            return binding.open_session(slot, write=write, pin=text, pin_pad=pin_pad), True
+            return binding.open_session(slot, write=not self._read_only)
         except Fault as fault:
-            code = fault.code
-            if code not in (codes.USER_ALREADY_LOGGED_IN, codes.TOKEN_WRITE_PROTECTED):
+            if fault.code != codes.TOKEN_WRITE_PROTECTED or self._read_only:
                 raise
-        if code == codes.TOKEN_WRITE_PROTECTED and not self._read_only:
-            self._read_only = True
-            return self._open(slot, text, pin_pad)
-        # By a session of ours that could not be logged out, or by other code in this process.
-        return binding.open_session(slot, write=not self._read_only, pin=None), False
+        self._read_only = True
+        return binding.open_session(slot, write=False)
 
     def _find_slot(self) -> Slot:
         if self._slot is None or self._slot_epoch != self._now():
@@ -200,14 +207,12 @@ class Token:
 
     def _drop(self) -> None:
         """Close all sessions, as far as they let themselves be closed; those of a parent stay."""
-        from strongroom.hsm import binding
-
         for lane in self._pool:
             if lane.session is not None and lane.epoch == self._stamp():
-                binding.close_session(lane.session)
+                self.module.close_session(lane.session)
             lane.forget()
         if self._session is not None and self._session_epoch == self._now():
-            binding.close_session(self._session)
+            self.module.close_session(self._session, log_out=self._logged_in)
         self._session = None
         self._lane.forget()
 
@@ -227,7 +232,7 @@ class Token:
         if pooled:
             return self._run_pooled(operation, timeout)
         lane = self._lane
-        if not lane.lock.acquire(timeout=timeout):
+        if not lane.lock.acquire(True, timeout):
             raise busy(self.module.path, timeout)
         fresh = False
         try:
@@ -262,7 +267,7 @@ class Token:
         if not self.alive():
             self._log_in()
         assert self._slot is not None  # noqa: S101 - found by _log_in
-        self._lane.use(self._session, self._stamp(), self._slot)
+        self._lane.use(self._session, self._stamp(), self._slot, self.module.library().functions)
 
     def _recover(
         self,
@@ -330,13 +335,11 @@ class Token:
         return self._recover(operation, fault, seen, False, timeout)
 
     def _ready_pooled(self, lane: Lane) -> None:
-        from strongroom.hsm import binding
-
         if not self.alive():
             self._log_in()
         slot = self._find_slot()
-        session = binding.open_session(slot, write=not self._read_only, pin=None)
-        lane.use(session, self._stamp(), slot)
+        session = self._new_session(slot)
+        lane.use(session, self._stamp(), slot, self.module.library().functions)
 
     def _take(self, timeout: float) -> Lane:
         with self._changed:
@@ -378,12 +381,6 @@ def open_token(module: Module, choice: Choice, pin: PinSource, timeout: float) -
             return _open(module, choice, pin)
         except Fault as error:
             fault = error
-        except HSMError as error:
-            if error.code in codes.PIN_REFUSED and not _in_use(module):
-                # python-pkcs11 has lost the session that it opened for the login.
-                with contextlib.suppress(Fault):
-                    module.reinitialize()
-            raise
         if fault.code in codes.RECOVERABLE:
             # Once; and not after a PIN that was refused, which is no Fault any more.
             try:
