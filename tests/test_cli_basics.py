@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -189,56 +187,6 @@ def test_reader_of_stdout_who_leaves_is_no_traceback(run: Cli) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == exitcodes.OTHER
-
-
-def test_full_disk_under_stdout_is_told(run: Cli) -> None:
-    with open("/dev/full", "wb") as full:
-        result = run.run("completion", "bash", stdout=full)
-    assert result.code == exitcodes.OTHER
-    assert "No space left" in result.stderr
-
-
-def test_closed_streams_do_no_harm(run: Cli) -> None:
-    command = " ".join(COMMAND)
-    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
-        done = subprocess.run(
-            ["sh", "-c", f"{command} completion bash {closed}"], env=run.env, capture_output=True
-        )
-        assert done.returncode == 0, (closed, done.stderr)
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
-@pytest.mark.parametrize("json_flag", ["", "--json"])
-def test_closed_streams_and_a_store(run: Cli, closed: str, json_flag: str) -> None:
-    run.init()
-    command = " ".join(COMMAND)
-    done = subprocess.run(
-        ["sh", "-c", f"{command} keys list {json_flag} {closed}"], env=run.env, capture_output=True
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize(
-    "arguments", ["decrypt - <&-", "decrypt a.srm -o - >&-", "encrypt a -o - >&-"]
-)
-def test_closed_streams_are_no_other_file(run: Cli, arguments: str) -> None:
-    # The number of a closed descriptor must not be given to the store, or to a source.
-    run.init()
-    (run.folder / "a").write_bytes(b"plain")
-    run.ok("encrypt", "a")
-    command = " ".join(COMMAND)
-    done = subprocess.run(
-        ["sh", "-c", f"{command} {arguments}"], env=run.env, cwd=run.folder, capture_output=True
-    )
-    assert done.returncode == exitcodes.OTHER
-    assert b"Bad file descriptor" in done.stderr
-    # Not byte by byte: it counts what its keys are used for.
-    store = run.store.read_bytes()
-    assert b"plain" not in store
-    assert b"SR\x02\x02" not in store
-    with contextlib.closing(sqlite3.connect(run.store)) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    run.ok("verify", "a.srm")
 
 
 def test_debug_shows_the_traceback(run: Cli) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import IO, Any, Final, TextIO
@@ -15,7 +16,7 @@ import click
 
 import strongroom
 from strongroom.cli import exitcodes
-from strongroom.cli.output import Output
+from strongroom.cli.output import Output, naming_stdout
 
 COMPLETION_VARIABLE: Final = "_STRONGROOM_COMPLETE"
 
@@ -126,18 +127,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _catch_signals()
         _show_warnings(output)
         code = _invoke(words, output)
-        _flush(sys.stdout)
+        try:
+            with naming_stdout():
+                _flush(sys.stdout)
+        except OSError as error:
+            if code == exitcodes.OK or isinstance(error, BrokenPipeError):
+                raise
+            # What has failed for another reason keeps its code.
+            output.warn(exitcodes.sentence_of(error))
     except BrokenPipeError as error:
         # Whoever read our output has seen enough (`| head`): nothing is left to be said.
         if output.debug:
-            output.failure(error)
+            _say(output.failure, error)
         _abandon_stdout()
         return exitcodes.OTHER
     except KeyboardInterrupt as error:
         code = 128 + error.number if isinstance(error, Terminated) else exitcodes.INTERRUPTED
-        output.interrupted(error, code)
+        _say(output.interrupted, error, code)
     except Exception as error:
-        code = output.failure(error)
+        code = exitcodes.code_of(error)
+        _say(output.failure, error)
     try:
         _flush(sys.stdout)
     except OSError:
@@ -158,7 +167,7 @@ def _invoke(words: list[str], output: Output) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.UsageError as error:
-        output.usage(error)
+        _say(output.usage, error)
         return exitcodes.USAGE
     return code if isinstance(code, int) else exitcodes.OK
 
@@ -176,6 +185,9 @@ def _fill_standard_descriptors() -> None:
         except OSError:
             # The lowest free number is what a new descriptor gets, and those below are in use.
             os.open(os.devnull, os.O_RDONLY if number else os.O_WRONLY)
+    if sys.stdout is None:
+        # What Python has where stdout was closed takes no text, and says nothing of it either.
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _catch_signals() -> None:
@@ -204,6 +216,12 @@ def _show_warnings(output: Output) -> None:
         output.warn(f"warning: {message}")
 
     warnings.showwarning = show
+
+
+def _say(how: Callable[..., object], *what: object) -> None:
+    """Report what ended the command; that stdout is lost too changes nothing of it."""
+    with contextlib.suppress(OSError):
+        how(*what)
 
 
 def _flush(stream: IO[str] | None) -> None:

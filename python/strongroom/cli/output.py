@@ -6,9 +6,10 @@ json-output.schema.json in this directory says. rich comes in only to draw a tab
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from strongroom.cli import exitcodes
@@ -28,6 +29,9 @@ COMMON_FIELDS: Final = (
 )
 
 
+_STDOUT: Final = "standard output"
+
+
 class Output:
     """Where one run of the command line prints to, and how.
 
@@ -43,9 +47,14 @@ class Output:
         self.debug = debug
 
     def line(self, text: str) -> None:
-        """Print a line of result on stdout; nothing with --json."""
+        """Print a line of result on stdout; nothing with --json.
+
+        Raises:
+            OSError: It is closed, full or a pipe that nobody reads.
+        """
         if not self.json:
-            _write(sys.stdout, text)
+            with naming_stdout():
+                _write(sys.stdout, text)
 
     def note(self, text: str) -> None:
         """Print a line on stderr that -q silences."""
@@ -54,7 +63,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Print a line on stderr."""
-        _write(sys.stderr, f"strongroom: {text}")
+        _write_error(f"strongroom: {text}")
 
     def record(self, type_: str, **fields: object) -> None:
         """Print one JSON object on stdout; nothing without --json.
@@ -63,6 +72,9 @@ class Output:
             type_: item, key, summary, error or doctor.
             **fields: What it says. A path is `str`, `bytes` or a PathLike and becomes a str; where
                 its bytes are not UTF-8, they stand in base64 in a further field `..._base64`.
+
+        Raises:
+            OSError: As `line`.
         """
         if not self.json:
             return
@@ -73,10 +85,11 @@ class Output:
             whole[name] = value
             if name in ("path", "target"):
                 whole |= _path_fields(name, value)
-        _write(sys.stdout, dumps(whole))
-        # A reader of the pipe sees each object when it is due, not when a buffer is full.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with naming_stdout():
+            _write(sys.stdout, dumps(whole))
+            # A reader of the pipe sees each object when it is due, not when a buffer is full.
+            if sys.stdout is not None:
+                sys.stdout.flush()
 
     def failure(
         self,
@@ -96,29 +109,48 @@ class Output:
 
         Returns:
             The exit code that stands for the error.
+
+        Raises:
+            BrokenPipeError: Nobody reads stdout any more.
         """
         code = exitcodes.code_of(error)
         text = exitcodes.sentence_of(error)
-        fields: dict[str, Any] = {"path": path, "code": code}
+        fields: dict[str, Any] = {"path": path, "code": code, "message": text}
         if path is None:
             fields["path"] = getattr(error, "filename", None)
         if target is not None:
             fields["target"] = target
-        self.record(type_, status="failed", error=type(error).__name__, message=text, **fields)
         if self.debug:
-            import traceback
-
-            traceback.print_exception(error)
+            _print_traceback(error)
         if path is not None and getattr(error, "filename", None) is None:
             text = f"{printable(path)}: {text}"
         self.warn(text)
+        try:
+            # That stdout takes nothing need not be written there.
+            if getattr(error, "filename", None) != _STDOUT:
+                self.record(type_, status="failed", error=type(error).__name__, **fields)
+        except BrokenPipeError:
+            raise
+        except OSError as lost:
+            # What failed first keeps its code.
+            self.warn(exitcodes.sentence_of(lost))
         return code
 
     def usage(self, error: click.UsageError) -> None:
-        """Report what is wrong with the command line itself."""
+        """Report what is wrong with the command line itself.
+
+        Raises:
+            OSError: As `line`.
+        """
         # A group without a command has its whole help as the message.
         bare = type(error).__name__ == "NoArgsIsHelpError"
         message = "a command is missing" if bare else printable(error.format_message())
+        if bare and error.ctx is not None:
+            _write_error(error.ctx.get_help())
+        elif error.ctx is not None:
+            _write_error(error.ctx.get_usage())
+            _write_error(f"Try '{error.ctx.command_path} --help' for help.")
+        self.warn(message)
         self.record(
             "error",
             status="failed",
@@ -126,23 +158,19 @@ class Output:
             error="UsageError",
             message=message,
         )
-        if bare and error.ctx is not None:
-            _write(sys.stderr, error.ctx.get_help())
-        elif error.ctx is not None:
-            _write(sys.stderr, error.ctx.get_usage())
-            _write(sys.stderr, f"Try '{error.ctx.command_path} --help' for help.")
-        self.warn(message)
 
     def interrupted(self, error: BaseException, code: int) -> None:
-        """Report that a signal ended the command, after what it began was cleaned up."""
+        """Report that a signal ended the command, after what it began was cleaned up.
+
+        Raises:
+            OSError: As `line`.
+        """
+        if self.debug:
+            _print_traceback(error)
+        self.warn("interrupted")
         self.record(
             "error", status="failed", code=code, error="KeyboardInterrupt", message="interrupted"
         )
-        if self.debug:
-            import traceback
-
-            traceback.print_exception(error)
-        self.warn("interrupted")
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows on stdout, as a table on a terminal and in plain columns elsewhere."""
@@ -170,6 +198,15 @@ class Output:
         for row in every:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.line("  ".join(cells).rstrip())
+
+
+@contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Say in the error of a write whose it is: a full disk is told apart from the target's."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _STDOUT) from None
 
 
 def printable(text: object) -> str:
@@ -228,6 +265,19 @@ def _path_fields(name: str, value: object) -> dict[str, str | None]:
             name: raw.decode("utf-8", "replace"),
             f"{name}_base64": b64encode(raw).decode("ascii"),
         }
+
+
+def _write_error(text: str) -> None:
+    # Where nobody can be told, the exit code still says it; the command's work is not undone.
+    with contextlib.suppress(OSError):
+        _write(sys.stderr, text)
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
 
 
 def _write(stream: IO[str] | None, text: str) -> None:
