@@ -210,6 +210,38 @@ class TestWhatIsRecorded:
             ("key.destroyed", first),
         ]
 
+    def test_keys_that_a_master_wraps(self, log: Path, tmp_path: Path) -> None:
+        master = strongroom.FileMasterKey.create(str(tmp_path / "master"))
+        audit.enable(log)
+        with strongroom.EnvelopeEncryption(master) as cipher:
+            message = cipher.encrypt(b"x")
+            cipher.decrypt(cipher.encrypt(b"y"))
+        with strongroom.EnvelopeEncryption(master) as cipher:
+            cipher.decrypt(message)
+            cipher.decrypt(message)
+        path, store = tmp_path / "plain", tmp_path / "keys.db"
+        path.write_bytes(b"x")
+        with strongroom.KeyStore.create(f"sqlite:///{store}", master) as keys:
+            strongroom.encrypt_file(path, tmp_path / "sealed", keys)
+            strongroom.files.add_slot(tmp_path / "sealed", keys, new_master=master)
+        strongroom.verify_file(tmp_path / "sealed", master=master)
+        said = [
+            (r.name, r.event["key_id"], r.event["wrapping_key_id"])
+            for r in audit.records(log)
+            if r.name in ("key.wrapped", "key.unwrapped")
+        ]
+        assert [name for name, _, _ in said] == ["key.wrapped", "key.unwrapped"] * 2
+        assert {wrapping for _, _, wrapping in said} == {master.key_id}
+        assert said[0][1] == said[1][1] != said[2][1] == said[3][1]
+        # No record, no key.
+        kept = log.read_bytes()
+        log.write_bytes(kept[:10])
+        with strongroom.EnvelopeEncryption(master) as cipher:
+            for use in (lambda: cipher.encrypt(b"x"), lambda: cipher.decrypt(message)):
+                with pytest.raises(errors.AuditIntegrityError):
+                    use()
+        log.write_bytes(kept)
+
     def test_every_name_that_is_reported_is_known(self) -> None:
         source = Path(strongroom.__file__).parent
         reported = re.compile(r'(?:report|report_failure|say|tell)\(\s*"([a-z_]+[.][a-z_.]+)"')
@@ -610,6 +642,8 @@ class TestBadInput:
             CryptoAuditLogger.open(log, **options)
         with pytest.raises(ValueError, match="logger"):
             CryptoAuditLogger(None)
+        with pytest.raises(ValueError, match="path"):
+            CryptoAuditLogger(logging.getLogger("crypto"), data="each")
 
 
 def test_a_damaged_log_is_continued_by_a_new_one(log: Path) -> None:
@@ -641,6 +675,70 @@ def test_rotation(log: Path) -> None:
     assert [r.seq for r in records] == list(range(found.size))
     assert {r.name for r in records} == {"log.opened", "log.rotated", "key.destroyed"}
     assert [r.seq for r in audit.records(log, start=20)] == list(range(20, found.size))
+
+
+def test_rotation_by_day(log: Path) -> None:
+    with CryptoAuditLogger.open(log, rotate_daily=True) as logger:
+        logger.log_key_destruction(KEY)
+        assert audit.verify(log).files == 1
+        yesterday = time.time() - 86_400
+        os.utime(log, (yesterday, yesterday))
+        logger.log_key_export(KEY)
+        logger.log_key_export(KEY)
+    assert audit.verify(log).files == 2
+    assert names(log) == [
+        "log.opened",
+        "key.destroyed",
+        "log.rotated",
+        "key.exported",
+        "key.exported",
+    ]
+
+
+def test_a_proof_without_what_closed_the_file_before(log: Path) -> None:
+    with CryptoAuditLogger.open(log, rotate_bytes=2000) as logger:
+        for _ in range(9):
+            logger.log_key_destruction(KEY)
+    audit.verify(log)
+    for state in log.parent.glob("audit.log.0*.state"):
+        state.unlink()
+    for seq in range(audit.verify(log).size):
+        assert json.loads(audit.prove_inclusion(log, seq)[1])["seq"] == seq
+
+
+def test_a_checkpoint_after_a_thousand_data_records(log: Path) -> None:
+    from strongroom.audit import event
+
+    with CryptoAuditLogger.open(log) as logger:
+        began = time.monotonic()
+        made = event.build("data.encrypted", "success", {"count": 1})
+        logger._seal([made] * 999, "kernel")
+        found = audit.verify(log)
+        assert found.uncovered == 999 or time.monotonic() - began >= 1
+        logger._seal([made], "kernel")
+        assert audit.verify(log).uncovered == 0
+
+
+def test_older_copies_and_cuts_show_against_the_last_checkpoint(log: Path) -> None:
+    """R18. Without it an older copy with its own checkpoint is whole, as the docs say."""
+    checkpoint = log.with_name("audit.log.checkpoint")
+    older = []
+    with CryptoAuditLogger.open(log) as logger:
+        for number in range(20):
+            older.append((number + 1, log.stat().st_size, checkpoint.read_bytes()))
+            logger.log_key_destruction(KEY)
+    whole, last = log.read_bytes(), log.with_name("last")
+    last.write_bytes(checkpoint.read_bytes())
+    ends = [size for _, size, _ in older[1:]] + [len(whole)]
+    for (records, size, note), end in zip(older, ends, strict=True):
+        checkpoint.write_bytes(note)
+        for cut in {size, size + 1, (size + end) // 2, end - 1}:
+            log.write_bytes(whole[:cut])
+            found = audit.verify(log, index=False)
+            assert (found.size, found.torn) == (records, cut - size)
+            with pytest.raises(errors.AuditIntegrityError) as caught:
+                audit.verify(log, checkpoints=[last], index=False)
+            assert caught.value.sequence == records
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 29, 30, 31, 32, 100])

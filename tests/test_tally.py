@@ -87,10 +87,55 @@ with s.KeyStore.create('sqlite:///keys.db', s.FileMasterKey('m.key')) as store:
     new = store.rotate().id
     v.rotate_encryption(large)
     s.rewrap_file('sealed', store)
-    assert totals()[new, 'rewrap', 'success'][0] == 2, totals()
+    assert totals()[new, 'rewrap', 'success'] == (2, 200_000), totals()
     try: v.decrypt(small[:4] + bytes(16) + small[20:])
     except s.KeyNotFoundError: pass
     assert totals()['00' * 16, 'decrypt', 'KeyNotFoundError'] == (1, 3), totals()
+"""
+    )
+
+
+def test_a_file_that_fails_says_which_key_and_how_much(tmp_path) -> None:
+    run(
+        f"""
+import io
+os.chdir({str(tmp_path)!r})
+big = bytes(100_000)
+s.FileMasterKey.create('m.key')
+store = s.KeyStore.create('sqlite:///keys.db', s.FileMasterKey('m.key'))
+other = s.KeyStore.create('sqlite:///other.db', s.FileMasterKey('m.key'))
+k = store.get_current_key().id
+os.mkdir('tree')
+open('plain', 'wb').write(big)
+s.encrypt_file('plain', 'tree/sealed', store)
+v = s.VersionedEncryption(store)
+large = v.encrypt(big)
+def fails(error, call):
+    _native.tally_enable(True)
+    try: call()
+    except error: pass
+    else: raise SystemExit('it did not fail')
+    finally: _native.tally_enable(False)
+wrong = dict(associated_data=b'other')
+fails(s.DecryptionError, lambda: s.decrypt_file('tree/sealed', 'x', store, **wrong))
+fails(s.DecryptionError, lambda: s.open('tree/sealed', 'rb', store, **wrong))
+assert totals()[k, 'decrypt', 'DecryptionError'] == (2, 200_000), totals()
+fails(s.DecryptionError, lambda: s.verify_file('tree/sealed', store, **wrong))
+assert totals()[k, 'verify', 'DecryptionError'] == (1, 100_000), totals()
+sealed = open('tree/sealed', 'rb').read()
+fails(s.DecryptionError,
+      lambda: s.files.decrypt_stream(io.BytesIO(sealed), io.BytesIO(), store, **wrong))
+assert totals()[k, 'decrypt', 'DecryptionError'] == (3, 200_000), totals()
+fails(s.KeyNotFoundError, lambda: s.rewrap_file('tree/sealed', other))
+fails(s.KeyNotFoundError, lambda: s.VersionedEncryption(other).rotate_encryption(large))
+assert totals()[k, 'rewrap', 'KeyNotFoundError'] == (2, 200_000), totals()
+fails(FileExistsError, lambda: s.encrypt_file('plain', 'tree/sealed', store))
+assert totals()[k, 'encrypt', 'other'] == (1, 100_000), totals()
+_native.tally_enable(True)
+assert s.bulk.verify_tree('tree', other).failed
+assert totals()[k, 'verify', 'KeyNotFoundError'] == (1, 100_000), totals()
+fails(FileNotFoundError, lambda: s.verify_file('none', store))
+assert totals()[None, 'verify', 'other'] == (1, 0), totals()
 """
     )
 

@@ -91,9 +91,9 @@ def report_failure(name: str, /, **fields: Field) -> None:
     """Report a failure; that the log fails as well doesn't hide what is being raised."""
     import contextlib
 
-    from strongroom.errors import AuditError
+    from strongroom.errors import AuditError, UnsupportedVersionError
 
-    with contextlib.suppress(AuditError):
+    with contextlib.suppress(AuditError, UnsupportedVersionError):
         report(name, outcome="failure", **fields)
 
 

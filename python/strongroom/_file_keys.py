@@ -138,6 +138,7 @@ def _unwrapping(
             if by is None:
                 return None
             found[data, kek_id] = wrapped.unwrap_with(by, data, kek_id)
+            wrapped.say("key.unwrapped", by, data, kek_id)
         return found[data, kek_id]
 
     return unwrap

@@ -70,12 +70,13 @@ def add_slot(
             keyring = key_store._keyring(new_keyset)
             return _native.file_slot_add(name, keys.native, keyring=keyring, copy=copy)
         if new_master is not None:
-            from strongroom.masters.wrapped import PASSPHRASE, wrap_with
+            from strongroom.masters.wrapped import PASSPHRASE, say, wrap_with
 
             if getattr(new_master, "mechanism", None) == PASSPHRASE:
                 raise ValueError("a passphrase has slots of its own: give new_passphrase")
             with _native.MemoryLockedKey.generate() as key:
                 kek = key, wrap_with(new_master, key)
+                say("key.wrapped", new_master, kek[1], key.key_id)
                 return _native.file_slot_add(name, keys.native, kek=kek, copy=copy)
         from strongroom.masters.passphrase import PassphraseMasterKey
 

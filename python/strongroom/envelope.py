@@ -135,10 +135,11 @@ class _Keks:
         with self._waiting.alone(b"writing"):
             found = cipher._writing()
             if found is None:
-                from strongroom.masters.wrapped import wrap_with
+                from strongroom.masters.wrapped import say, wrap_with
 
                 key = _native.MemoryLockedKey.generate()
                 found = key, wrap_with(self._master, key)
+                say("key.wrapped", self._master, found[1], key.key_id)
                 cipher._write_under(*found)
             return found
 
@@ -146,7 +147,7 @@ class _Keks:
         self, cipher: EnvelopeEncryption, data: bytes, kek_id: str, entry: bytes
     ) -> _native.MemoryLockedKey | None:
         """Returns the KEK of a slot, from the cache or unwrapped; None if another master has it."""
-        from strongroom.masters.wrapped import parse, unwrap_with, wrapped_by
+        from strongroom.masters.wrapped import parse, say, unwrap_with, wrapped_by
 
         mechanism, wrapping_id, _ = parse(data)
         master = wrapped_by(self._master, mechanism, wrapping_id)
@@ -156,6 +157,7 @@ class _Keks:
             key = cipher._opened(entry)
             if key is None:
                 key = unwrap_with(master, data, kek_id)
+                say("key.unwrapped", master, data, kek_id)
                 cipher._keep(key, data)
             return key
 

@@ -13,7 +13,7 @@ from strongroom import _events, _native
 from strongroom.audit.catalogue import EVENTS, Event
 from strongroom.audit.logger import CryptoAuditLogger
 from strongroom.audit.records import Record, matching, records
-from strongroom.audit.signers import KeysetSigner, Signer
+from strongroom.audit.signers import HSMSigner, KeysetSigner, Signer
 from strongroom.audit.verification import (
     Verification,
     prove_consistency,
@@ -25,6 +25,7 @@ __all__ = [
     "EVENTS",
     "CryptoAuditLogger",
     "Event",
+    "HSMSigner",
     "KeysetSigner",
     "Record",
     "Signer",

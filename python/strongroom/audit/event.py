@@ -17,7 +17,7 @@ from typing import Any, Final
 from strongroom._native import __version__
 from strongroom.audit.catalogue import EVENTS, LOG, OPERATIONS, Event
 
-__all__ = ["build", "data_template", "moment", "now", "own_templates", "tally_event"]
+__all__ = ["build", "data_template", "gap", "moment", "now", "own_templates", "tally_event"]
 
 # A longer text is cut, and its end says so: a line stays far below the log's limit of 64 KiB.
 TEXT_BYTES: Final = 1024
@@ -136,6 +136,11 @@ def tally_event(
         },
         at=last,
     )
+
+
+def gap(missing: int) -> list[dict[str, Any]]:
+    """Return the event that says how many events are missing, if some are."""
+    return [build("log.gap", "failure", {"count": missing})] if missing else []
 
 
 def data_template(operation: str, outcome: str, has_key: bool) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import sys
 import threading
-import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from strongroom import _native
 from strongroom.audit import event as events
+from strongroom.audit.delivery import Anchor, Delivery
 from strongroom.audit.methods import EventMethods
-from strongroom.audit.records import hand_over
-from strongroom.errors import AuditError
+from strongroom.errors import AuditError, HSMError, UnsupportedVersionError
 
 if TYPE_CHECKING:
     import logging
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CryptoAuditLogger"]
 
-Anchor = Callable[[bytes], object] | str | Sequence[str]
-
 # What data operations add up to is said so often.
 _SECONDS: Final = 1.0
-_ANCHOR_SECONDS: Final = 30
+# For another process's append, of milliseconds, or of a disk that stands still.
+_LOCK_SECONDS: Final = 30.0
+# What keeps an event from being sealed: the log was changed, can't be written, or has been taken
+# over by a newer release.
+_UNSEALED: Final = (AuditError, UnsupportedVersionError)
 
 _open_loggers: weakref.WeakSet[CryptoAuditLogger] = weakref.WeakSet()
 
@@ -52,14 +54,16 @@ class CryptoAuditLogger(EventMethods):
             with the AuditError, "open" lets it go on with a warning and counts what is missing.
             Operations on data go on in any case.
         data: "totals" seals a record a second for each key, operation and outcome; "each" one for
-            each call, in batches of at most 5 ms.
+            each call, in batches of at most 5 ms, and needs a path.
         anchor: Gets each checkpoint: a callable with its bytes, or a command that reads it from
             stdin. If it fails, that is a warning: the log is whole without it.
         rotate_bytes: Begin a new file once the log has so many bytes.
         rotate_daily: Begin a new file with the first record of a day (UTC).
+        lock_timeout: Seconds for which an append waits for other processes that write this log.
 
     Raises:
-        AuditError: The log can't be made or written; the text says which file.
+        AuditError: The log can't be made or written, or its lock is held by another process for
+            too long; the text says which file, and which process where the system tells.
         AuditIntegrityError: The log was changed, or was made with another signer.
         UnsupportedVersionError: A newer version of this package made it.
 
@@ -79,6 +83,7 @@ class CryptoAuditLogger(EventMethods):
         anchor: Anchor | None = None,
         rotate_bytes: int | None = None,
         rotate_daily: bool = False,
+        lock_timeout: float = _LOCK_SECONDS,
     ) -> None:
         if logger is None and path is None:
             raise ValueError("give a logger, a path, or both")
@@ -86,16 +91,23 @@ class CryptoAuditLogger(EventMethods):
             raise ValueError(f'policy is "closed" or "open", not {policy!r}')
         if data not in ("totals", "each"):
             raise ValueError(f'data is "totals" or "each", not {data!r}')
+        if data == "each" and path is None:
+            raise ValueError('data="each" is for a log with a path: a logger alone gets totals')
         if rotate_bytes is not None and rotate_bytes < 1:
             raise ValueError("rotate_bytes is a number of bytes, 1 or more")
-        self._logger = logger
+        if not 0 <= lock_timeout < float("inf"):
+            raise ValueError("lock_timeout is a number of seconds, 0 or more")
+        self._delivery = Delivery(logger, anchor)
         # What a chdir changes is not where the log is.
         self._path = None if path is None else os.path.abspath(path)
         self._signer = signer
         self._policy = policy
         self._each = data == "each"
-        self._anchor = anchor
-        self._rotation = {"rotate_bytes": rotate_bytes, "rotate_daily": rotate_daily}
+        self._options = {
+            "rotate_bytes": rotate_bytes,
+            "rotate_daily": rotate_daily,
+            "lock_seconds": float(lock_timeout),
+        }
         self._gathering = False
         self._closed = False
         self._missing = 0
@@ -104,7 +116,8 @@ class CryptoAuditLogger(EventMethods):
         self._has_data: bool
         self._begin_process()
         if self._path is not None:
-            self._log()
+            with self._within():
+                pass
         _open_loggers.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
@@ -119,6 +132,7 @@ class CryptoAuditLogger(EventMethods):
         anchor: Anchor | None = None,
         rotate_bytes: int | None = None,
         rotate_daily: bool = False,
+        lock_timeout: float = _LOCK_SECONDS,
     ) -> Self:
         """Open a log's file for writing, and make it if it is not there; see the class."""
         return cls(
@@ -130,6 +144,7 @@ class CryptoAuditLogger(EventMethods):
             anchor=anchor,
             rotate_bytes=rotate_bytes,
             rotate_daily=rotate_daily,
+            lock_timeout=lock_timeout,
         )
 
     @property
@@ -140,7 +155,10 @@ class CryptoAuditLogger(EventMethods):
     @property
     def vkey(self) -> str | None:
         """The log's public key in signed-note form: keep it elsewhere, and verify with it."""
-        return None if self._path is None else self._log().vkey
+        if self._path is None:
+            return None
+        with self._within() as native:
+            return native.vkey
 
     def event(self, name: str, outcome: str, fields: dict[str, Field]) -> None:
         """Seal an event: when this returns it is on disk, and a checkpoint covers it.
@@ -156,14 +174,20 @@ class CryptoAuditLogger(EventMethods):
         """
         self._check_open()
         made = events.build(name, outcome, fields)
+        if threading.get_ident() in self._inside:
+            # It is sealing another one: a signer's token has lost its session, or a signal handler
+            # came. To wait for itself would be for ever.
+            self._later.append(made)
+            return
+        missing = self._take_missing()
         try:
-            self._seal([*self._gap(), made], "checkpoint")
-            self._missing = 0
-        except AuditError as error:
-            self._missing += self._policy == "open"
+            self._seal([*events.gap(missing), made], "checkpoint")
+        except _UNSEALED as error:
+            self._missing += missing
             if self._policy == "closed":
                 raise
-            warnings.warn(f"an audit event was not recorded: {error}", RuntimeWarning, stacklevel=3)
+            self._missing += 1
+            self._delivery.warn(f"an audit event was not recorded: {error}")
 
     def flush(self) -> None:
         """Seal what data operations added up to so far, and cover all with a checkpoint.
@@ -174,7 +198,7 @@ class CryptoAuditLogger(EventMethods):
         self._check_open()
         self._seal_data()
         if self._path is not None:
-            self._give(self._log().flush())
+            self._flush()
 
     def close(self) -> None:
         """Seal what is left, write the last checkpoint and close the log. Twice is no error.
@@ -187,7 +211,7 @@ class CryptoAuditLogger(EventMethods):
         try:
             self._stop_gathering()
             if self._path is not None and (self._native is not None or self._has_data):
-                self._give(self._log().flush())
+                self._flush()
         finally:
             self._closed = True
             self._native = None
@@ -203,7 +227,7 @@ class CryptoAuditLogger(EventMethods):
 
     def __repr__(self) -> str:
         """Show where it writes."""
-        where = self._path or getattr(self._logger, "name", "")
+        where = self._path or getattr(self._delivery.logger, "name", "")
         return f"<CryptoAuditLogger {where}{' (closed)' if self._closed else ''}>"
 
     def __reduce__(self) -> str:
@@ -222,6 +246,28 @@ class CryptoAuditLogger(EventMethods):
         self._thread = None
         self._has_data = False
         self._missing = 0
+        # Threads that are in a call of the native log, and what came from them meanwhile.
+        self._inside: set[int] = set()
+        self._later: list[dict[str, Any]] = []
+
+    @contextlib.contextmanager
+    def _within(self) -> Iterator[_native.AuditLog]:
+        """Give the native log, and keep this thread from coming to it again meanwhile."""
+        own = threading.get_ident()
+        if own in self._inside:
+            raise AuditError(
+                "this thread is writing the audit log already: a signal handler or a finaliser "
+                "came in between"
+            )
+        self._inside.add(own)
+        hold = getattr(self._signer, "hold", contextlib.nullcontext)
+        try:
+            with hold():
+                yield self._log()
+        except HSMError as error:
+            raise AuditError(f"the log's signer can't be asked: {error}") from error
+        finally:
+            self._inside.discard(own)
 
     def _log(self) -> _native.AuditLog:
         """Return this process's log, opened when it is first needed."""
@@ -237,46 +283,42 @@ class CryptoAuditLogger(EventMethods):
                     events.own_templates(),
                     events.data_template,
                     None if signer is None else (signer.public_key, signer.sign),
-                    **self._rotation,  # type: ignore[arg-type]
+                    **self._options,  # type: ignore[arg-type]
                 )
             return self._native
 
     def _seal(
         self, made: list[dict[str, Any]], durability: Literal["checkpoint", "disk", "kernel"]
     ) -> None:
-        if self._path is not None:
-            texts = [events.canonical(event) for event in made]
-            _, checkpoint = self._log().append(texts, durability)
-            self._give(checkpoint)
-        if self._logger is not None:
-            for event in made:
-                hand_over(self._logger, event)
+        self._delivery.deliver(*self._append(made, durability))
 
-    def _gap(self) -> list[dict[str, Any]]:
-        """Return the event that says what is missing, if something is."""
-        count = self._missing
-        return [events.build("log.gap", "failure", {"count": count})] if count else []
-
-    def _give(self, checkpoint: bytes | None) -> None:
-        """Give a new checkpoint to the anchor."""
-        if checkpoint is None or self._anchor is None:
-            return
+    def _append(
+        self, made: list[dict[str, Any]], durability: Literal["checkpoint", "disk", "kernel"]
+    ) -> tuple[list[dict[str, Any]], bytes | None]:
+        """Seal events; if this raises, none of them is. Return what is to be delivered."""
+        if self._path is None:
+            return made, None
+        later, self._later = self._later, []
+        made = [*later, *made]
         try:
-            if callable(self._anchor):
-                self._anchor(checkpoint)
-            else:
-                import subprocess
+            with self._within() as native:
+                _, checkpoint = native.append(list(map(events.canonical, made)), durability)
+        except BaseException:
+            self._later = later + self._later
+            raise
+        return made, checkpoint
 
-                subprocess.run(  # noqa: S603  (the caller's own command)
-                    self._anchor,
-                    shell=isinstance(self._anchor, str),
-                    input=checkpoint,
-                    check=True,
-                    stdout=subprocess.DEVNULL,
-                    timeout=_ANCHOR_SECONDS,
-                )
-        except Exception as error:
-            warnings.warn(f"a checkpoint was not anchored: {error}", RuntimeWarning, stacklevel=2)
+    def _flush(self) -> None:
+        if self._later:
+            self._seal([], "kernel")
+        with self._within() as native:
+            checkpoint = native.flush()
+        self._delivery.deliver((), checkpoint)
+
+    def _take_missing(self) -> int:
+        """Return how many events are missing so far; whoever can't tell it adds it again."""
+        count, self._missing = self._missing, 0
+        return count
 
     def _gather(self) -> None:
         """Count data operations from now on, and seal what they add up to in a thread."""
@@ -286,8 +328,9 @@ class CryptoAuditLogger(EventMethods):
         self._start_thread()
 
     def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="strongroom-audit", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="strongroom-audit", daemon=True)
+        self._thread = self._delivery.thread = thread
+        thread.start()
 
     def _run(self) -> None:
         warned = False
@@ -299,47 +342,56 @@ class CryptoAuditLogger(EventMethods):
                     self._stop.wait(_SECONDS)
                     self._seal_data()
                 warned = False
-            except AuditError as error:
-                # Data goes on: what was counted is kept, and sealed when that is possible again.
+            except Exception as error:
+                # Data goes on, and so does this thread: what was counted is kept for later.
                 if not warned:
-                    warnings.warn(
-                        f"data operations are not recorded at present: {error}",
-                        RuntimeWarning,
-                        stacklevel=1,
-                    )
+                    self._delivery.warn(f"data operations are not recorded at present: {error}")
                 warned = True
                 self._stop.wait(_SECONDS)
 
-    def _pump(self, seconds: float) -> None:
-        wanted = self._logger is not None
-        _, texts, unrecorded, checkpoint = self._log().pump(seconds, wanted)
-        self._give(checkpoint)
+    def _pump(self, seconds: float) -> int:
+        """Seal the calls that wait, or those that come within so many seconds; return how many."""
+        if seconds and not _native.tally_wait(seconds):
+            self._checkpoint_if_due()
+            return 0
+        wanted = self._delivery.logger is not None
+        with self._within() as native:
+            count, texts, unrecorded, checkpoint = native.pump(wanted)
+        self._missing += unrecorded
+        self._delivery.deliver(map(json.loads, texts), checkpoint)
         if unrecorded:
-            self._seal([events.build("log.gap", "failure", {"count": unrecorded})], "kernel")
-        if texts and self._logger is not None:
-            import json
-
-            for text in texts:
-                hand_over(self._logger, json.loads(text))
+            missing = self._take_missing()
+            try:
+                gap = self._append(events.gap(missing), "kernel")
+            except BaseException:
+                self._missing += missing
+                raise
+            self._delivery.deliver(*gap)
+        return count
 
     def _seal_data(self) -> None:
         if not self._gathering:
             return
         if self._each and self._path is not None:
-            self._pump(0.0)
+            # Once more, since of a part that could not be sealed nothing was raised yet.
+            if self._pump(0.0):
+                self._pump(0.0)
             return
         rows = _native.tally_take()
         if not rows:
-            # A checkpoint that waits for its second is written by the next append, of nothing too.
-            if self._native is not None:
-                self._give(self._native.append([], "kernel")[1])
+            self._checkpoint_if_due()
             return
         self._has_data = True
         try:
-            self._seal([events.tally_event(*row) for row in rows], "kernel")
-        except AuditError:
+            sealed = self._append([events.tally_event(*row) for row in rows], "kernel")
+        except BaseException:
             _native.tally_give_back(rows)
             raise
+        self._delivery.deliver(*sealed)
+
+    def _checkpoint_if_due(self) -> None:
+        if self._native is not None:  # It is written by the next append, of nothing too.
+            self._seal([], "kernel")
 
     def _stop_gathering(self) -> None:
         if not self._gathering:
@@ -357,7 +409,14 @@ class CryptoAuditLogger(EventMethods):
 
     def _after_fork(self) -> None:
         # The parent's objects are left alone: a thread that is not here may hold their locks.
-        _abandoned.append(self._native)
+        native = self._native
+        _abandoned.append(native)
+        if native is not None:
+            # The parent's lock is held for as long as anybody has its file open: the parent may die
+            # with it, and this process live on.
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(null, native.lock_descriptor, inheritable=False)
+            os.close(null)
         self._begin_process()
         if self._gathering and not self._closed:
             self._start_thread()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +24,19 @@ _KEY: Final = "00112233445566778899aabbccddeeff"
 # Of one call of `pump`: what gathers in half a second of 200,000 calls.
 _BATCH: Final = 100_000
 _ROUNDS: Final = 7
+_MIB: Final = 1 << 20
+# Records of the log; ten million take 6 GB of disk and two minutes.
+RECORDS: Final = int(os.environ.get("STRONGROOM_BENCH_AUDIT_RECORDS", "1000000"))
+_LARGE: Final = 2_000_000
+_MEMORY: Final = """
+import resource, sys
+from strongroom import audit
+most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+audit.verify
+before = most()
+audit.verify(sys.argv[1], index=False)
+print((most() - before) * 1024)
+"""
 
 
 def jobs(scale: Any, folder: str) -> list[Any]:  # noqa: ANN401 - runner's, which imports this
@@ -34,7 +49,7 @@ def jobs(scale: Any, folder: str) -> list[Any]:  # noqa: ANN401 - runner's, whic
         "rounds_min": scale.rounds_min,
         "rounds_max": scale.rounds_max,
     }
-    records = 50_000 if scale.quick else 1_000_000
+    records = 50_000 if scale.quick else RECORDS
     arguments = {"folder": folder, "pace": pace, "records": records}
     return [Job("audit log", DEFAULT, "audit_log", "run", arguments)]
 
@@ -55,6 +70,8 @@ def rows(make: Any, document: Any) -> None:  # noqa: ANN401 - targets.Rows
         bound, shown = f"{1e6 / rate:.2f} us a record", "{:.2f} us a record"
         make.most(f"{what} ({rate:,}/s)", bound, of(group), 1 / rate, shown, 1e6)
     make.most("an inclusion proof", "50 ms", of("audit proof"), 0.050, "{:.2f} ms", 1e3)
+    memory = of("audit memory")
+    make.most("memory of verifying", "32 MiB more", memory, 32 * _MIB, "{:.1f} MiB", 1 / _MIB)
     make.time("a key event, on disk and under a checkpoint", "audit key event", OURS, SYNCS, 1.5)
 
 
@@ -67,11 +84,16 @@ def run(folder: str, pace: Pace, records: int) -> dict[str, Any]:
             groups["audit sealed"] = {OURS: _sealed(log, records)}
             groups["audit key event"] = _key_events(log, directory, pace)
         size = audit.verify(path).size
-        verified = [audit.verify(path, index=False).seconds / size for _ in range(_ROUNDS)]
+        rounds = _ROUNDS if size < _LARGE else 2
+        verified = [audit.verify(path, index=False).seconds / size for _ in range(rounds)]
         groups["audit verified"] = {OURS: {"size": 0, **statistics_of(verified)}}
         places = [size * place // _ROUNDS for place in range(_ROUNDS)]
         proofs = [_timed(functools.partial(audit.prove_inclusion, path, at)) for at in places]
         groups["audit proof"] = {OURS: {"size": 0, **statistics_of(proofs)}}
+        grown = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", _MEMORY, path], check=True, capture_output=True, text=True
+        )
+        groups["audit memory"] = {OURS: {"size": 0, **statistics_of([float(grown.stdout)])}}
     return {"groups": groups, "left_out": {}}
 
 
@@ -102,7 +124,7 @@ def _sealed(log: audit.CryptoAuditLogger, records: int) -> dict[str, Any]:
         for _ in range(min(records, _BATCH)):
             _native.tally_count("encrypt", _KEY, "success", 1, 64)
         started = time.perf_counter()
-        sealed = native.pump(0.0, False)[0]
+        sealed = native.pump(False)[0]
         times.append((time.perf_counter() - started) / sealed)
     _native.tally_gather(False, False)
     return {"size": 0, **statistics_of(times)}

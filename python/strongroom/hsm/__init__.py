@@ -1,6 +1,6 @@
 """Keys in hardware security modules, through PKCS#11. Needs the extra `hsm`.
 
-`binding.py` is the only importer of python-pkcs11, and is itself imported at the first use.
+`binding.py` and `edwards.py` alone import python-pkcs11, and are imported at the first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one importer of python-pkcs11: its calls, with its exceptions turned into CKR values.
+"""The importer of python-pkcs11: its calls, with its exceptions turned into CKR values.
 
 What is worked around here was measured with 0.10.1, SoftHSM 2.6.1 and kryoptic 1.5.4; each place
 says what happens without it.
@@ -240,9 +240,15 @@ def random_bytes(session: Any, count: int) -> bytes:  # noqa: ANN401
     return data
 
 
-def find_keys(session: Any, *, key_id: bytes | None = None, label: str | None = None) -> list[Any]:  # noqa: ANN401
-    """List the secret keys with this CKA_ID, or label, or all of them."""
-    template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.SECRET_KEY}
+def find_keys(
+    session: Any,  # noqa: ANN401
+    *,
+    key_id: bytes | None = None,
+    label: str | None = None,
+    kind: str = "SECRET_KEY",
+) -> list[Any]:
+    """List the keys of a class with this CKA_ID, or label, or all of them."""
+    template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass[kind]}
     if key_id is not None:
         template[Attribute.ID] = key_id
     if label is not None:

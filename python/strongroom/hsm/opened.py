@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -151,6 +152,18 @@ class OpenToken:
             key_id=writes,
             state="deactivated",
         )
+
+    def _run_aside(self, work: Callable[[Lane], T]) -> T:
+        """Do something with the token as `_run` does, also while this thread is at work with it."""
+        return self._open_token().run_aside(work, self._timeout, self._pooled)
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other threads out of the module: for who takes another lock before it calls in.
+
+        Raises:
+            HSMError: They kept it busy for too long.
+        """
+        return contextlib.nullcontext() if self._pooled else self._module.locked(self._timeout)
 
     def _open_token(self) -> Token:
         token = self._token

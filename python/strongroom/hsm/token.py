@@ -60,6 +60,7 @@ class Token:
         self._epoch = 0
         self._read_only = False
         self._lane = Lane(module.lock)
+        self._aside = Lane(module.lock)
         self._pool: list[Lane] = []
         self._idle: list[Lane] = []
         self._changed = threading.Condition(threading.Lock())
@@ -207,7 +208,7 @@ class Token:
 
     def _drop(self) -> None:
         """Close all sessions, as far as they let themselves be closed; those of a parent stay."""
-        for lane in self._pool:
+        for lane in (*self._pool, self._aside):
             if lane.session is not None and lane.epoch == self._stamp():
                 self.module.close_session(lane.session)
             lane.forget()
@@ -255,6 +256,30 @@ class Token:
         finally:
             lane.lock.release()
         return self._recover(operation, fault, seen, fresh, timeout)
+
+    def run_aside(self, operation: Callable[[Lane], T], timeout: float, pooled: bool) -> T:
+        """Do something as `run` does, also in the middle of another operation of this thread.
+
+        For the signer of the audit log to which that operation reports: it must answer before the
+        operation goes on. It has a session of its own then, under the same lock.
+
+        Raises:
+            HSMError: As `run`.
+        """
+        lane = self._lane
+        if not pooled:
+            if not lane.lock.acquire(timeout=timeout):
+                raise busy(self.module.path, timeout)
+            try:
+                if lane.inside:  # Who is has the lock, so it is this thread.
+                    if not self._current(self._aside):
+                        self._ready_pooled(self._aside)
+                    return operation(self._aside)
+            except Fault as fault:
+                raise hsm_error(fault, self.name) from None
+            finally:
+                lane.lock.release()
+        return self.run(operation, timeout, pooled)
 
     def _current(self, lane: Lane) -> bool:
         return lane.session is not None and lane.epoch == self._stamp()

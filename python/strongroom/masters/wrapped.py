@@ -29,6 +29,7 @@ __all__ = [
     "open_software",
     "parse",
     "rewrap_with",
+    "say",
     "seal_software",
     "unwrap_with",
     "wrap_with",
@@ -292,6 +293,17 @@ def unwrap_with(master: MasterKeyProvider, data: bytes, key_id: str) -> _native.
         raise MasterKeyError(
             f"the master {_uri(master)} gave another key than the one it was asked for"
         ) from None
+
+
+def say(name: str, master: MasterKeyProvider, data: bytes, key_id: str) -> None:
+    """Report that a master wrapped or unwrapped a key that no store holds; a token does so itself.
+
+    Raises:
+        AuditError: The event could not be sealed; then the key must not be used.
+    """
+    mechanism, wrapping_id, _ = parse(data)
+    if mechanism not in (TOKEN_GCM, TOKEN_KWP, TOKEN_KW):
+        _events.report(name, key_id=key_id, wrapping_key_id=wrapping_id, master=_uri(master))
 
 
 def _checked(key: _native.MemoryLockedKey, key_id: str) -> _native.MemoryLockedKey:

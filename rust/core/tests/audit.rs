@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use signed_note::{Note, StandardVerifier, VerifierList};
 use strongroom_core::Error;
 use strongroom_core::audit::base64;
-use strongroom_core::audit::log::{Durability, Log, OwnEvents, Rotation};
+use strongroom_core::audit::log::{Durability, Log, OwnEvents, Patience, Rotation};
 use strongroom_core::audit::prove::{prove_consistency, prove_inclusion};
 use strongroom_core::audit::template::Template;
 use strongroom_core::audit::tree::leaf_hash;
@@ -49,7 +49,7 @@ fn open(path: &Path, rotation: Rotation) -> Result<Log, Error> {
         recovered: Template::new("{\"bytes\":\u{1}bytes\u{1},\"n\":\"recovered\"}").expect("one"),
         rotated: event("rotated"),
     };
-    Log::open(path, None, events, rotation)
+    Log::open(path, None, events, rotation, Patience::default())
 }
 
 fn write(path: &Path, count: u64) {

@@ -1,7 +1,7 @@
 //! The audit log, for `strongroom.audit`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
@@ -10,12 +10,13 @@ use pyo3::types::{PyBytes, PyDict};
 use strongroom_core::audit::base64;
 use strongroom_core::audit::data::{self, Templates};
 use strongroom_core::audit::files::Files;
+use strongroom_core::audit::lock::Patience;
 use strongroom_core::audit::log::{Durability, Log, OwnEvents, Rotation, set_damaged_aside};
 use strongroom_core::audit::note::{FileKey, KEY_LEN, PublicKey, SIGNATURE_LEN, Sign};
 use strongroom_core::audit::prove::{prove_consistency, prove_inclusion};
 use strongroom_core::audit::template::Template;
 use strongroom_core::audit::verify::{Known, verify};
-use strongroom_core::{Error, Result, tally};
+use strongroom_core::{Error, Result};
 
 use crate::buf::detached::{attach, detach};
 use crate::errors::{OrRaise, to_py};
@@ -85,12 +86,48 @@ impl Sign for Signer {
     }
 }
 
+/// The exception of a signal that came while a log's lock was waited for.
+#[derive(Clone, Default)]
+struct Raised(Arc<Mutex<Option<PyErr>>>);
+
+impl Raised {
+    fn patience(&self, seconds: f64) -> Patience {
+        let raised = self.clone();
+        let mut last = Instant::now();
+        let longest = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let tick = move || {
+            if last.elapsed() < SIGNALS {
+                return Ok(());
+            }
+            last = Instant::now();
+            attach(|py| py.check_signals()).map_err(|error| {
+                *raised.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Error::Interrupted
+            })
+        };
+        Patience::new(longest, Box::new(tick))
+    }
+
+    fn to_py_err(&self, py: Python<'_>, error: Error) -> PyErr {
+        let mut raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (error, raised.take()) {
+            (Error::Interrupted, Some(raised)) => raised,
+            (error, _) => to_py(py, error),
+        }
+    }
+}
+
+/// At most so often are signals looked at.
+const SIGNALS: Duration = Duration::from_millis(50);
+
 /// A log that is open for writing. All of it is this process's: a forked child opens its own.
 #[pyclass(frozen, module = "strongroom._native")]
 pub struct AuditLog {
     log: Mutex<Log>,
+    raised: Raised,
     templates: Templates,
     vkey: String,
+    lock_descriptor: i32,
 }
 
 impl AuditLog {
@@ -100,10 +137,13 @@ impl AuditLog {
         work: impl FnOnce(&mut Log) -> Result<T> + Send,
     ) -> PyResult<(T, Option<Py<PyBytes>>)> {
         let done = detach(py, || {
+            // Threads of this process wait for each other, and then for other processes.
+            let since = Instant::now();
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.waiting_since(since);
             work(&mut log).map(|done| (done, log.take_checkpoint()))
         });
-        let (done, checkpoint) = done.or_raise(py)?;
+        let (done, checkpoint) = done.map_err(|error| self.raised.to_py_err(py, error))?;
         Ok((
             done,
             checkpoint.map(|note| PyBytes::new(py, &note).unbind()),
@@ -114,15 +154,21 @@ impl AuditLog {
 #[pymethods]
 impl AuditLog {
     /// `events` are the log's own: opened, recovered, rotated. `data(operation, outcome, has_key)`
-    /// returns the event of a data operation, or None.
+    /// returns the event of a data operation, or None. `lock_seconds` is how long the log's lock is
+    /// waited for.
     #[new]
-    #[pyo3(signature = (path, events, data, signer=None, *, rotate_bytes=None, rotate_daily=false))]
+    #[pyo3(signature = (path, events, data, signer=None, *, lock_seconds, rotate_bytes=None, rotate_daily=false))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "keyword arguments of a function of Python's"
+    )]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         events: (String, String, String),
         data: &Bound<'_, PyAny>,
         signer: Option<([u8; KEY_LEN], Py<PyAny>)>,
+        lock_seconds: f64,
         rotate_bytes: Option<u64>,
         rotate_daily: bool,
     ) -> PyResult<Self> {
@@ -142,10 +188,15 @@ impl AuditLog {
             bytes: rotate_bytes,
             daily: rotate_daily,
         };
-        let log = detach(py, || Log::open(&path, signer, events, rotation)).or_raise(py)?;
+        let raised = Raised::default();
+        let patience = raised.patience(lock_seconds);
+        let log = detach(py, || Log::open(&path, signer, events, rotation, patience))
+            .map_err(|error| raised.to_py_err(py, error))?;
         Ok(Self {
             vkey: log.key().vkey(),
+            lock_descriptor: log.lock_descriptor(),
             log: Mutex::new(log),
+            raised,
             templates,
         })
     }
@@ -154,6 +205,12 @@ impl AuditLog {
     #[getter]
     fn vkey(&self) -> &str {
         &self.vkey
+    }
+
+    /// The descriptor of the lock's file, in whose place a forked child puts another.
+    #[getter]
+    fn lock_descriptor(&self) -> i32 {
+        self.lock_descriptor
     }
 
     /// Seals events, each a canonical JSON object; returns the first one's number, and the
@@ -178,25 +235,11 @@ impl AuditLog {
         Ok(self.with(py, Log::flush)?.1)
     }
 
-    /// Waits for data operations, at most so long, and seals those that wait. Returns how many were
-    /// sealed and, if `wanted`, their events; how many had found no room to wait in; the checkpoint
-    /// if one was written.
-    fn pump(&self, py: Python<'_>, seconds: f64, wanted: bool) -> PyResult<Pumped> {
-        let longest = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-        let ((events, unrecorded), checkpoint) = {
-            let there = detach(py, || {
-                let there = tally::wait(longest);
-                if there && !longest.is_zero() {
-                    std::thread::sleep(GATHER);
-                }
-                there
-            });
-            if there {
-                self.with(py, |log| data::seal_waiting(log, &self.templates))?
-            } else {
-                ((Vec::new(), 0), None)
-            }
-        };
+    /// Seals the data operations that wait. Returns how many were sealed and, if `wanted`, their
+    /// events; how many had found no room to wait in; the checkpoint if one was written.
+    fn pump(&self, py: Python<'_>, wanted: bool) -> PyResult<Pumped> {
+        let ((events, unrecorded), checkpoint) =
+            self.with(py, |log| data::seal_waiting(log, &self.templates))?;
         let count = events.len();
         let events = if wanted { events } else { Vec::new() };
         Ok((count, events, unrecorded, checkpoint))
@@ -205,9 +248,6 @@ impl AuditLog {
 
 /// How many, their events, how many that found no room, a checkpoint.
 type Pumped = (usize, Vec<String>, u64, Option<Py<PyBytes>>);
-
-/// Calls gather for so long before they are sealed together: 5 ms are promised.
-const GATHER: Duration = Duration::from_millis(2);
 
 /// Verifies a log: see `strongroom.audit.verify`.
 #[pyfunction]
@@ -304,8 +344,11 @@ fn audit_files(
     path: PathBuf,
     vkey: Option<String>,
 ) -> PyResult<Vec<(std::ffi::OsString, u64, u64)>> {
-    let files = detach(py, || Files::open(&path, vkey.as_deref(), true))
-        .map_err(|error| to_py(py, error))?;
+    let mut ticker = Ticker::new();
+    let files = detach(py, || {
+        Files::open(&path, vkey.as_deref(), true, &mut |done| ticker.tick(done))
+    })
+    .map_err(|error| ticker.into_py_err(py, error))?;
     Ok(files
         .pieces
         .into_iter()

@@ -149,8 +149,13 @@ impl EnvelopeCipher {
         let (header, sealed) = Header::split(input.as_slice()).or_raise(py)?;
         this.check_open(py)?;
         let source = Source::new(slf, false);
-        let opened =
-            envelope::unwrap_dek(&header, &source).map_err(|error| source.to_py(py, error))?;
+        let bytes = stream::plaintext_len(sealed.len() as u64).unwrap_or(0) as usize;
+        let opened = envelope::unwrap_dek(&header, &source)
+            .map_err(|error| source.to_py(py, error))
+            .inspect_err(|error| {
+                let named = header.key_ids().first().copied();
+                tally::refused(py, Operation::Rewrap, named, bytes, error);
+            })?;
         let old = match header.slots[opened.slot].content() {
             Content::Master { .. } => opened.key_id,
             _ => None,
@@ -174,7 +179,7 @@ impl EnvelopeCipher {
             Ok(())
         });
         let key = new.key().id();
-        tally::note(py, Operation::Rewrap, Some(key), sealed.len(), &rewrapped);
+        tally::note(py, Operation::Rewrap, Some(key), bytes, &rewrapped);
         rewrapped
     }
 

@@ -10,6 +10,7 @@ use strongroom_core::params::{
     KIND_ENVELOPE, KIND_RECORD, RECORD_OVERHEAD, STREAM_PREFIX_LEN, VERSIONED_RECORD_MAX,
 };
 use strongroom_core::record::{self, kind, wrong_kind};
+use strongroom_core::stream;
 
 use crate::batch;
 use crate::buf::{Input, new_bytes};
@@ -239,10 +240,15 @@ impl KeysetCipher {
             };
         }
         let (header, sealed) = Header::split(message).or_raise(py)?;
+        let bytes = stream::plaintext_len(sealed.len() as u64).unwrap_or(0) as usize;
         let source = KeyringSource::new(keyring, Compromised::ForRewrap);
         let opened =
             envelope::open_header(&header, &source, associated_data, Engine::for_streams())
-                .map_err(|error| source.to_py(py, error))?;
+                .map_err(|error| source.to_py(py, error))
+                .inspect_err(|error| {
+                    let named = header.key_ids().first().copied();
+                    tally::refused(py, Operation::Rewrap, named, bytes, error);
+                })?;
         let old = opened
             .key_id
             .map(|id| keyring.entry(py, &id))
@@ -269,13 +275,7 @@ impl KeysetCipher {
             crate::cipher::detached_above(py, sealed.len(), || body.copy_from_slice(sealed));
             Ok(())
         });
-        tally::note(
-            py,
-            Operation::Rewrap,
-            Some(primary_id),
-            sealed.len(),
-            &rewrapped,
-        );
+        tally::note(py, Operation::Rewrap, Some(primary_id), bytes, &rewrapped);
         rewrapped
     }
 }

@@ -1,5 +1,7 @@
 //! What was done with each key, told to the core's tally. See `strongroom_core::tally`.
 
+use std::time::Duration;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use strongroom_core::error::hex;
@@ -9,6 +11,7 @@ use strongroom_core::tally::{self, Kind, Total};
 
 pub use strongroom_core::tally::{Operation, Outcome, enabled};
 
+use crate::buf::detached::detach;
 use crate::errors::{DecryptionError, FormatError, KeyNotFoundError, KeyStateError, LimitError};
 use crate::keyring::parse_id;
 
@@ -19,6 +22,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(tally_count, m)?)?;
     m.add_function(wrap_pyfunction!(tally_take, m)?)?;
     m.add_function(wrap_pyfunction!(tally_give_back, m)?)?;
+    m.add_function(wrap_pyfunction!(tally_wait, m)?)?;
     m.add_function(wrap_pyfunction!(tally_snapshot, m)?)
 }
 
@@ -106,6 +110,23 @@ fn kind(key_id: Option<&str>, operation: &str, outcome: &str) -> PyResult<Kind> 
         outcome,
     })
 }
+
+/// Waits until a call is there for `AuditLog.pump`, or so many seconds, and a moment more for others;
+/// whether one is.
+#[pyfunction]
+fn tally_wait(py: Python<'_>, seconds: f64) -> bool {
+    let longest = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+    detach(py, || {
+        let there = tally::wait(longest);
+        if there {
+            std::thread::sleep(GATHER);
+        }
+        there
+    })
+}
+
+/// Calls gather for so long before they are sealed together: 5 ms are promised.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Takes what was counted since the last call.
 #[pyfunction]

@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::log::Locked;
+use super::lock::{Locked, PATIENCE, Sharing, Wait};
 use super::note::{Checkpoint, FileKey, PublicKey, Sign};
 use super::paths::{self, beside, failed};
 use super::tree::empty_root;
@@ -133,7 +134,12 @@ pub fn set_damaged_aside(path: &Path) -> Result<PathBuf> {
         .truncate(false)
         .open(beside(path, ".lock"))
         .map_err(fail)?;
-    let _locked = Locked::wait(&lock, path)?;
+    let mut wait = Wait {
+        since: Instant::now(),
+        longest: PATIENCE,
+        tick: &mut || Ok(()),
+    };
+    let _locked = Locked::wait(&lock, path, Sharing::Exclusive, &mut wait)?;
     let aside = (1..)
         .map(|number: u64| beside(path, &format!(".damaged-{number}")))
         .find(|aside| !beside(aside, ".checkpoint").exists())

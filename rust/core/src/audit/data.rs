@@ -54,38 +54,39 @@ impl Templates {
     }
 }
 
-/// Seals all calls that wait; returns their events, and how many had found no room to wait in.
+/// Seals the calls that wait, in pieces that hold the log's lock shortly; returns their events, and how
+/// many calls had found no room to wait in.
 ///
 /// # Errors
-/// As [`Log::append`]; the calls are put back then, to be sealed later.
+/// As [`Log::append`], where the first piece can't be sealed. What was not sealed is put back, to be
+/// sealed later.
 pub fn seal_waiting(log: &mut Log, templates: &Templates) -> Result<(Vec<String>, u64)> {
-    let (waiting, unrecorded) = tally::drain();
-    let sealed = seal(log, templates, &waiting);
-    if sealed.is_err() {
-        tally::put_back(waiting, unrecorded);
-        return sealed.map(|events| (events, 0));
+    let (mut waiting, unrecorded) = tally::drain();
+    let mut all = Vec::new();
+    for start in (0..waiting.len()).step_by(PIECE) {
+        let piece = &waiting[start..waiting.len().min(start + PIECE)];
+        match seal(log, templates, piece) {
+            Ok(events) => all.extend(events),
+            Err(error) => {
+                tally::put_back(waiting.split_off(start), unrecorded);
+                // What is sealed is told; the next call meets the same error.
+                return if start == 0 { Err(error) } else { Ok((all, 0)) };
+            }
+        }
     }
-    sealed.map(|events| (events, unrecorded))
+    Ok((all, unrecorded))
 }
 
-/// Seals calls, in pieces that hold the log's lock shortly.
-///
-/// # Errors
-/// As [`Log::append`].
-pub fn seal(log: &mut Log, templates: &Templates, each: &[Each]) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for piece in each.chunks(PIECE) {
-        let events = piece
-            .iter()
-            .map(|each| {
-                let mut event = String::with_capacity(640);
-                templates.fill(each, &mut event).map(|()| event)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        log.append(&events, Durability::Kernel)?;
-        all.extend(events);
-    }
-    Ok(all)
+fn seal(log: &mut Log, templates: &Templates, each: &[Each]) -> Result<Vec<String>> {
+    let events = each
+        .iter()
+        .map(|each| {
+            let mut event = String::with_capacity(640);
+            templates.fill(each, &mut event).map(|()| event)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    log.append(&events, Durability::Kernel)?;
+    Ok(events)
 }
 
 /// Records of one write.

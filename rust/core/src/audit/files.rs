@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
+use std::time::Instant;
 
 use super::LINE_MAX;
+use super::lock::{Locked, PATIENCE, Sharing, Wait};
 use super::note::{Checkpoint, PublicKey};
 use super::paths::{self, beside, failed};
-use super::place::{closed_files, closing, expect, read_checkpoint};
+use super::place::{closed_files, closing, expect, first_number, read_checkpoint};
 use super::position::Position;
 use super::record;
 use super::scan::Expected;
@@ -46,12 +45,18 @@ pub struct Files {
 
 impl Files {
     /// Looks at a log between two appends. `vkey` is its public key as the caller knows it; None
-    /// takes the one beside the log. `need_checkpoint` is false for callers that have one.
+    /// takes the one beside the log. `need_checkpoint` is false for callers that have one. `tick` is
+    /// called while a writer has the log's lock.
     ///
     /// # Errors
     /// [`Error::Audit`] where files are missing, [`Error::AuditIntegrity`] where a checkpoint is not
     /// this key's.
-    pub fn open(path: &Path, vkey: Option<&str>, need_checkpoint: bool) -> Result<Self> {
+    pub fn open(
+        path: &Path,
+        vkey: Option<&str>,
+        need_checkpoint: bool,
+        tick: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::Audit(format!(
                 "{} is a directory: name the log's file",
@@ -80,14 +85,16 @@ impl Files {
         let key = PublicKey::parse(&vkey)?;
         // Without the lock's file (a copy of a log) there are no writers either.
         let lock = File::open(beside(path, ".lock")).ok();
-        if let Some(lock) = &lock {
-            retry_on_intr(|| flock(lock, FlockOperation::LockShared))
-                .map_err(|error| failed(path, "lock", &error.into()))?;
-        }
-        // Closing the lock's file gives the lock up.
-        let files = Self::look(path, key, need_checkpoint);
-        drop(lock);
-        files
+        let mut wait = Wait {
+            since: Instant::now(),
+            longest: PATIENCE,
+            tick: &mut || tick(0),
+        };
+        let _locked = match &lock {
+            Some(lock) => Some(Locked::wait(lock, path, Sharing::Shared, &mut wait)?),
+            None => None,
+        };
+        Self::look(path, key, need_checkpoint)
     }
 
     fn look(path: &Path, key: PublicKey, need_checkpoint: bool) -> Result<Self> {
@@ -123,7 +130,9 @@ impl Files {
                 Err(error) => return Err(failed(&rotated, "read", &error)),
             }
         }
-        let first = expected.last().map_or(start.first, |last| last.size);
+        // By its first line, since what closed the file before it may be missing.
+        let first = first_number(path)
+            .unwrap_or_else(|| expected.last().map_or(start.first, |last| last.size));
         let file = File::open(path).map_err(|error| failed(path, "read", &error))?;
         pieces.push(Piece::new(path.to_owned(), first, file)?);
         if let Some((checkpoint, _)) = &newest {
@@ -171,13 +180,17 @@ impl Piece {
         })
     }
 
-    /// Its bytes from an offset on.
+    /// Its bytes from an offset on, for whoever reads them all.
     pub fn reader(&self, offset: u64) -> impl BufRead {
+        self.reader_by(1 << 20, offset)
+    }
+
+    fn reader_by(&self, capacity: usize, offset: u64) -> impl BufRead {
         let at = At {
             file: &self.file,
             offset,
         };
-        BufReader::with_capacity(1 << 20, at.take(self.len.saturating_sub(offset)))
+        BufReader::with_capacity(capacity, at.take(self.len.saturating_sub(offset)))
     }
 
     /// Looks for a record by halves: lines are in order.
@@ -192,7 +205,7 @@ impl Piece {
             }
         }
         let mut offset = low;
-        let mut reader = self.reader(low);
+        let mut reader = self.reader_by(LINE_MAX, low);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -210,7 +223,7 @@ impl Piece {
 
     /// The first whole line that begins behind an offset, and its number.
     fn line_after(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        let mut reader = self.reader(offset);
+        let mut reader = self.reader_by(LOOK, offset);
         let mut line = Vec::new();
         let skipped = Read::take(&mut reader, LINE_MAX as u64).read_until(b'\n', &mut line)?;
         line.clear();
@@ -221,6 +234,10 @@ impl Piece {
             .map(|record| (offset + skipped as u64, record.seq)))
     }
 }
+
+/// Bytes read at once to find one line: the end of one and the next, most of the time. A search in a
+/// log of many gigabytes must not read megabytes.
+const LOOK: usize = 4096;
 
 /// A file read at its own offset, whoever else reads it.
 struct At<'a> {

@@ -3,16 +3,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
 
 use super::BATCH_MAX;
 pub use super::creation::set_damaged_aside;
 use super::creation::{check_vkey, create, file_id, file_key, new_file, open_log};
+pub use super::lock::Patience;
 use super::note::{Checkpoint, PublicKey, Sign};
 use super::paths::{self, beside, failed};
 use super::place::{beginning, expect, fits, read_checkpoint, read_on, refuse, retry, set_aside};
@@ -60,7 +60,7 @@ pub enum Durability {
 /// A log, open for writing.
 pub struct Log {
     path: PathBuf,
-    lock: File,
+    lock: Arc<File>,
     key: PublicKey,
     signer: Box<dyn Sign>,
     events: OwnEvents,
@@ -69,30 +69,15 @@ pub struct Log {
     covered: u64,
     covered_at: Instant,
     fresh: Option<Vec<u8>>,
+    patience: Patience,
+    /// Events of its own that are to be sealed before the next ones.
+    unsaid: Vec<String>,
 }
 
 struct Open {
     file: File,
     id: (u64, u64),
     at: Position,
-}
-
-/// The lock, for as long as this lives.
-pub(super) struct Locked<'a>(&'a File);
-
-impl<'a> Locked<'a> {
-    pub(super) fn wait(file: &'a File, path: &Path) -> Result<Self> {
-        retry_on_intr(|| flock(file, FlockOperation::LockExclusive))
-            .map_err(|error| failed(path, "lock", &error.into()))?;
-        Ok(Self(file))
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        // It is given up with the descriptor at the latest.
-        let _ = flock(self.0, FlockOperation::Unlock);
-    }
 }
 
 impl Log {
@@ -106,6 +91,7 @@ impl Log {
         signer: Option<Box<dyn Sign>>,
         events: OwnEvents,
         rotation: Rotation,
+        mut patience: Patience,
     ) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::Audit(format!(
@@ -122,7 +108,7 @@ impl Log {
             .mode(0o600)
             .open(&lock_path)
             .map_err(|error| failed(&lock_path, "open", &error))?;
-        let locked = Locked::wait(&lock, &lock_path)?;
+        let locked = patience.lock(&lock, path)?;
         let signer = match signer {
             Some(signer) => signer,
             None => Box::new(file_key(path)?),
@@ -133,7 +119,7 @@ impl Log {
         drop(locked);
         let mut log = Self {
             path: path.to_owned(),
-            lock,
+            lock: Arc::new(lock),
             key,
             signer,
             events,
@@ -142,11 +128,12 @@ impl Log {
             covered: 0,
             covered_at: Instant::now(),
             fresh: None,
+            patience,
+            unsaid: Vec::new(),
         };
         if created {
-            let mut event = String::new();
-            log.events.opened.fill(&own_values(), &mut event);
-            log.append(&[event.as_str()], Durability::Checkpoint)?;
+            let event = log.events.opened.filled(&own_values());
+            log.append(&[event], Durability::Checkpoint)?;
         } else {
             log.append(&[] as &[&str], Durability::Kernel)?;
         }
@@ -159,6 +146,18 @@ impl Log {
         &self.key
     }
 
+    /// The descriptor of the lock's file. A forked child must put another file in its place: the lock
+    /// is held for as long as anybody has this one open.
+    #[must_use]
+    pub fn lock_descriptor(&self) -> RawFd {
+        self.lock.as_raw_fd()
+    }
+
+    /// Since when the next call has been waiting, for its turn in this process say: that counts too.
+    pub fn waiting_since(&mut self, since: Instant) {
+        self.patience.waiting_since(since);
+    }
+
     /// The checkpoint that was written since the last call, for whoever anchors it elsewhere.
     pub fn take_checkpoint(&mut self) -> Option<Vec<u8>> {
         self.fresh.take()
@@ -167,16 +166,14 @@ impl Log {
     /// Seals events, each a canonical JSON object, in their order; returns the number of the first.
     ///
     /// # Errors
-    /// Nothing was appended, or, where writing the checkpoint failed, all was and is not covered yet:
+    /// Nothing was appended, unless the disk failed after the checkpoint that covers it got its name:
     /// [`Error::AuditIntegrity`] for a log that was changed, [`Error::Audit`] for one that can't be
     /// written, [`Error::Invalid`] for an event that is none.
     pub fn append(&mut self, events: &[impl AsRef<str>], durability: Durability) -> Result<u64> {
-        // The lock file is shared by reference with the guard while `self` is worked on.
-        let lock = self
-            .lock
-            .try_clone()
-            .map_err(|error| failed(&self.path, "lock", &error))?;
-        let locked = Locked::wait(&lock, &self.path)?;
+        // The guard has its own hold on the lock's file while `self` is worked on: no second
+        // descriptor, which a fork at this moment would leave locked in the child.
+        let lock = Arc::clone(&self.lock);
+        let locked = self.patience.lock(&lock, &self.path)?;
         let result = self.append_locked(events, durability);
         if result.is_err() {
             // Whatever is known of the file may be wrong now.
@@ -187,16 +184,31 @@ impl Log {
     }
 
     fn append_locked(&mut self, events: &[impl AsRef<str>], durability: Durability) -> Result<u64> {
-        let mut own = String::new();
-        self.catch_up(&mut own)?;
+        self.catch_up()?;
         if !events.is_empty() {
-            self.rotate_if_due(&mut own)?;
+            self.rotate_if_due()?;
         }
-        let first = self.at().size() + u64::from(!own.is_empty());
+        let before = self.at().clone();
+        let own = self.unsaid.clone();
+        let done = self.write_and_cover(events, durability);
+        match done {
+            Ok(()) => Ok(before.size() + own.len() as u64),
+            Err(error) => {
+                self.take_back(&before, own);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_and_cover(
+        &mut self,
+        events: &[impl AsRef<str>],
+        durability: Durability,
+    ) -> Result<()> {
         let mut rest = events;
         loop {
             let (batch, others) = rest.split_at(rest.len().min(BATCH_MAX));
-            self.write(&mut own, batch, durability)?;
+            self.write(batch, durability)?;
             rest = others;
             if rest.is_empty() {
                 break;
@@ -208,7 +220,20 @@ impl Log {
         if is_due || (waiting > 0 && durability == Durability::Checkpoint) {
             self.checkpoint()?;
         }
-        Ok(first)
+        Ok(())
+    }
+
+    /// Cuts off what was appended before something failed, so that whoever tries again does not say
+    /// it twice. A checkpoint that is there all the same keeps it.
+    fn take_back(&mut self, before: &Position, own: Vec<String>) {
+        let covered = read_checkpoint(&self.path, &self.key).map(|(checkpoint, _)| checkpoint.size);
+        if covered.is_ok_and(|size| size <= before.size())
+            && let Some(open) = &self.open
+        {
+            // If that fails, records are there that nobody was told of, as after a crash.
+            let _ = open.file.set_len(before.offset);
+            self.unsaid = own;
+        }
     }
 
     /// Writes a checkpoint if records wait for one.
@@ -225,8 +250,8 @@ impl Log {
     }
 
     /// Makes what is known of the file what is there: reads what others appended, sets a torn tail
-    /// aside. `own` gets the event that says so.
-    fn catch_up(&mut self, own: &mut String) -> Result<()> {
+    /// aside, which is to be said.
+    fn catch_up(&mut self) -> Result<()> {
         let there = std::fs::metadata(&self.path).ok();
         let id = there.as_ref().map(|there| (there.dev(), there.ino()));
         let same = self.open.as_ref().is_some_and(|open| Some(open.id) == id);
@@ -254,7 +279,7 @@ impl Log {
                     sha256: &digest,
                     ..own_values()
                 };
-                self.events.recovered.fill(&values, own);
+                self.unsaid.push(self.events.recovered.filled(&values));
             }
             End::Damaged(damage) => return Err(refuse(&self.path, damage)),
         }
@@ -311,18 +336,13 @@ impl Log {
     }
 
     /// One write, taken back if it fails.
-    fn write(
-        &mut self,
-        own: &mut String,
-        events: &[impl AsRef<str>],
-        durability: Durability,
-    ) -> Result<()> {
+    fn write(&mut self, events: &[impl AsRef<str>], durability: Durability) -> Result<()> {
         let path = &self.path;
         let open = self.open.as_mut().expect("caught up");
         let mut at = open.at.clone();
         let mut lines = Vec::with_capacity(events.len() * 640);
-        let first = std::mem::take(own);
-        let own = std::iter::once(first.as_str()).filter(|event| !event.is_empty());
+        let own = std::mem::take(&mut self.unsaid);
+        let own = own.iter().map(String::as_str);
         for event in own.chain(events.iter().map(AsRef::as_ref)) {
             at.last = record::seal(event, &at.last, at.size(), &mut lines)?;
             at.range.push(at.last);
@@ -377,7 +397,7 @@ impl Log {
         Ok(())
     }
 
-    fn rotate_if_due(&mut self, own: &mut String) -> Result<()> {
+    fn rotate_if_due(&mut self) -> Result<()> {
         let open = self.open.as_ref().expect("caught up");
         let is_due = open.at.offset > 0
             && (self
@@ -388,8 +408,8 @@ impl Log {
         if !is_due {
             return Ok(());
         }
-        if !own.is_empty() {
-            self.write(own, &[] as &[&str], Durability::Disk)?;
+        if !self.unsaid.is_empty() {
+            self.write(&[] as &[&str], Durability::Disk)?;
         }
         self.checkpoint()?;
         let open = self.open.as_ref().expect("caught up");
@@ -416,7 +436,7 @@ impl Log {
             0o644,
             false,
         );
-        self.events.rotated.fill(&own_values(), own);
+        self.unsaid.push(self.events.rotated.filled(&own_values()));
         Ok(())
     }
 }

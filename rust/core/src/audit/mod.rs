@@ -7,6 +7,7 @@ mod creation;
 pub mod data;
 pub mod files;
 pub mod json;
+pub mod lock;
 pub mod log;
 pub mod note;
 mod paths;

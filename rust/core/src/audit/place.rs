@@ -54,7 +54,7 @@ pub fn closed_files(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// The number of a file's first record.
-fn first_number(path: &Path) -> Option<u64> {
+pub fn first_number(path: &Path) -> Option<u64> {
     let mut line = Vec::new();
     let mut start = BufReader::new(File::open(path).ok()?.take(LINE_MAX as u64));
     start.read_until(b'\n', &mut line).ok()?;

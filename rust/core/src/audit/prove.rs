@@ -44,7 +44,7 @@ pub fn prove_inclusion(
     seq: u64,
     tick: Tick<'_>,
 ) -> Result<Inclusion> {
-    let log = Indexed::open(path, vkey)?;
+    let log = Indexed::open(path, vkey, tick)?;
     if seq >= log.size {
         return Err(Error::Invalid(format!(
             "the newest checkpoint covers {} records, not yet record {seq}",
@@ -80,7 +80,7 @@ pub fn prove_consistency(
     older: &[u8],
     tick: Tick<'_>,
 ) -> Result<Vec<u8>> {
-    let log = Indexed::open(path, vkey)?;
+    let log = Indexed::open(path, vkey, tick)?;
     let older = log.files.key.open(older)?;
     if older.size > log.size {
         return Err(Error::integrity(
@@ -122,8 +122,8 @@ struct Indexed {
 }
 
 impl Indexed {
-    fn open(path: &Path, vkey: Option<&str>) -> Result<Self> {
-        let mut files = Files::open(path, vkey, true)?;
+    fn open(path: &Path, vkey: Option<&str>, tick: Tick<'_>) -> Result<Self> {
+        let mut files = Files::open(path, vkey, true, tick)?;
         let (checkpoint, note) = files.newest.take().expect("asked for");
         files.newest = Some((checkpoint.clone(), note.clone()));
         Ok(Self {

@@ -60,6 +60,14 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// The event.
+    #[must_use]
+    pub fn filled(&self, values: &Values<'_>) -> String {
+        let mut event = String::new();
+        self.fill(values, &mut event);
+        event
+    }
+
     /// The event, appended to `out`.
     pub fn fill(&self, values: &Values<'_>, out: &mut String) {
         use std::fmt::Write;

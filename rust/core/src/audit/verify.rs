@@ -52,7 +52,7 @@ pub fn verify(
     index: bool,
     tick: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Report> {
-    let files = Files::open(path, known.vkey, known.checkpoints.is_empty())?;
+    let files = Files::open(path, known.vkey, known.checkpoints.is_empty(), tick)?;
     verify_files(path, &files, known, index, tick)
 }
 

@@ -16,7 +16,7 @@ use strongroom_core::keys::KeyId;
 use strongroom_core::{Error, Result};
 
 use super::keys::{Asked, FileKeys};
-use super::single::{detached, note};
+use super::single::{detached, note, told};
 use super::{raise, side};
 use crate::buf::detached::detach;
 use crate::cipher::AssociatedData;
@@ -134,6 +134,15 @@ struct OwnedJob {
     target: (Arc<OwnedFd>, CString),
 }
 
+impl OwnedJob {
+    fn source(&self) -> Place<'_> {
+        Place {
+            dir: self.source.0.as_fd(),
+            name: &self.source.1,
+        }
+    }
+}
+
 fn name(bytes: &Bound<'_, PyBytes>) -> PyResult<CString> {
     let bytes = bytes.as_bytes();
     if bytes.contains(&b'/') || matches!(bytes, b"" | b"." | b"..") {
@@ -198,7 +207,7 @@ fn file_batch<'py>(
         "verify" => Operation::Verify,
         _ => Operation::Rewrap,
     };
-    to_list(py, operation, results)
+    to_list(py, operation, &jobs, results)
 }
 
 fn run(
@@ -213,10 +222,7 @@ fn run(
     let jobs: Vec<_> = jobs
         .iter()
         .map(|job| Job {
-            source: Place {
-                dir: job.source.0.as_fd(),
-                name: &job.source.1,
-            },
+            source: job.source(),
             target: Place {
                 dir: job.target.0.as_fd(),
                 name: &job.target.1,
@@ -251,15 +257,16 @@ fn run(
     })
 }
 
-fn to_list(
-    py: Python<'_>,
+fn to_list<'py>(
+    py: Python<'py>,
     operation: Operation,
+    jobs: &[OwnedJob],
     results: Vec<Result<Done>>,
-) -> PyResult<Bound<'_, PyList>> {
+) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
     // Nearly always one key: its text is made once.
     let mut last: Option<(KeyId, Bound<'_, PyString>)> = None;
-    for result in results {
+    for (job, result) in jobs.iter().zip(results) {
         match result {
             Ok(done) => {
                 note(py, operation, &done.count);
@@ -281,7 +288,13 @@ fn to_list(
             Err(error) => {
                 let of_target = side(&error) == Some(Side::Target);
                 let raised = raise(py, error, None, None);
-                tally::refused(py, operation, None, 0, &raised);
+                if tally::enabled() {
+                    let (key, bytes) = match operation {
+                        Operation::Encrypt => (None, 0),
+                        _ => told(job.source()),
+                    };
+                    tally::note_enabled(py, operation, key, 1, bytes, Some(&raised));
+                }
                 list.append((raised.into_value(py), of_target))?;
             }
         }

@@ -13,7 +13,7 @@ use strongroom_core::keys::KeyId;
 
 use super::keys::{Asked, FileKeys};
 use super::raise;
-use super::single::detached;
+use super::single::{detached, refused};
 use crate::buf::detached::detach;
 use crate::buf::{Input, Output, new_bytes};
 use crate::cipher::AssociatedData;
@@ -82,7 +82,7 @@ impl FileReader {
         let reader = detached(py, &asked, Ticker::new(), (Some(&path), None), |_| {
             Reader::open(Located::new(&path, Side::Source)?.place(), &asked, ad)
         })
-        .inspect_err(|error| tally::refused(py, Operation::Decrypt, None, 0, error))?;
+        .inspect_err(|error| refused(py, Operation::Decrypt, &path, error))?;
         let opened = Self {
             path,
             size: reader.len(),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use strongroom_core::Result;
 use strongroom_core::error::hex;
-use strongroom_core::file::{self, Count, Located, RewrapKeys, Side, Source};
+use strongroom_core::file::{self, Count, Located, Place, RewrapKeys, Side, Source};
+use strongroom_core::keys::KeyId;
 use strongroom_core::stream;
 
 use super::keys::{Asked, FileKeys, OrPyErr};
@@ -38,6 +39,31 @@ fn counted(py: Python<'_>, operation: Operation, count: Count) -> Counted {
 pub fn note(py: Python<'_>, operation: Operation, count: &Count) {
     if tally::enabled() {
         tally::note_enabled(py, operation, count.key_id, 1, count.plaintext, None);
+    }
+}
+
+/// What a file says of itself without a key: the one that it names first, and its bytes of plaintext.
+/// For the tally of one that did not open; nothing where it can't be read or is no message.
+pub fn told(place: Place<'_>) -> (Option<KeyId>, u64) {
+    let read = || -> Result<_> {
+        let source = Source::open(place)?;
+        let (header, start) = source.header()?;
+        let sealed = source.len().saturating_sub(start);
+        let key = header.key_ids().first().copied();
+        Ok((key, stream::plaintext_len(sealed).unwrap_or(0)))
+    };
+    read().unwrap_or_default()
+}
+
+fn told_at(path: &Path) -> (Option<KeyId>, u64) {
+    Located::new(path, Side::Source).map_or((None, 0), |located| told(located.place()))
+}
+
+/// Tells the tally of one file that failed.
+pub fn refused(py: Python<'_>, operation: Operation, source: &Path, error: &PyErr) {
+    if tally::enabled() {
+        let (key, bytes) = told_at(source);
+        tally::note_enabled(py, operation, key, 1, bytes, Some(error));
     }
 }
 
@@ -87,7 +113,13 @@ fn file_encrypt(
         },
     )
     .map(|count| counted(py, Operation::Encrypt, count))
-    .inspect_err(|error| tally::refused(py, Operation::Encrypt, None, 0, error))
+    .inspect_err(|error| {
+        if tally::enabled() {
+            let key = asked.primary().ok().map(|(id, _)| id);
+            let bytes = std::fs::metadata(&source).map_or(0, |source| source.len());
+            tally::note_enabled(py, Operation::Encrypt, key, 1, bytes, Some(error));
+        }
+    })
 }
 
 #[pyfunction]
@@ -119,7 +151,7 @@ fn file_decrypt(
         },
     )
     .map(|count| counted(py, Operation::Decrypt, count))
-    .inspect_err(|error| tally::refused(py, Operation::Decrypt, None, 0, error))
+    .inspect_err(|error| refused(py, Operation::Decrypt, &source, error))
 }
 
 #[pyfunction]
@@ -141,7 +173,7 @@ fn file_verify(
         file::verify(from.place(), &asked, ad, &mut |done| ticker.tick(done))
     })
     .map(|count| counted(py, Operation::Verify, count))
-    .inspect_err(|error| tally::refused(py, Operation::Verify, None, 0, error))
+    .inspect_err(|error| refused(py, Operation::Verify, &source, error))
 }
 
 #[pyfunction]
@@ -165,10 +197,11 @@ fn file_rewrap(
     .inspect(|_| {
         if tally::enabled() {
             let key = asked.primary().ok().map(|(id, _)| id);
-            tally::note_enabled(py, Operation::Rewrap, key, 1, 0, None);
+            let (_, bytes) = told_at(&path);
+            tally::note_enabled(py, Operation::Rewrap, key, 1, bytes, None);
         }
     })
-    .inspect_err(|error| tally::refused(py, Operation::Rewrap, None, 0, error))
+    .inspect_err(|error| refused(py, Operation::Rewrap, &path, error))
 }
 
 /// For progress alone: what the work itself goes by, it reads itself.

@@ -135,6 +135,8 @@ pub struct StreamDecryptor {
     associated_data: Vec<u8>,
     state: Mutex<Decrypting>,
     key_id: Mutex<Option<String>>,
+    /// The first key that the header names, whether it opened or not.
+    named: Mutex<Option<String>>,
     given: AtomicU64,
 }
 
@@ -165,7 +167,9 @@ impl StreamDecryptor {
     }
 
     fn note(&self, py: Python<'_>, error: Option<&PyErr>) {
-        let key = self.key_id();
+        let key = self
+            .key_id()
+            .or_else(|| self.named.lock().ok().and_then(|named| named.clone()));
         let given = self.given.load(Ordering::Relaxed);
         note(py, Operation::Decrypt, key.as_deref(), given, error);
     }
@@ -186,9 +190,11 @@ impl StreamDecryptor {
         let Extent::Complete(end) = Header::extent(head).or_raise(py)? else {
             return Ok(None);
         };
+        let (header, _) = Header::parse(head).or_raise(py)?;
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner) =
+            header.key_ids().first().map(|id| hex(id));
         let asked = Asked::new(self.keys.get());
         let opened = detached(py, &asked, Ticker::new(), (None, None), |_| {
-            let (header, _) = Header::parse(head)?;
             open_header(
                 &header,
                 &asked,
@@ -212,6 +218,7 @@ impl StreamDecryptor {
             associated_data: ad.as_slice().to_vec(),
             state: Mutex::new(Decrypting::Head(Vec::new())),
             key_id: Mutex::new(None),
+            named: Mutex::new(None),
             given: AtomicU64::new(0),
         })
     }
