@@ -25,7 +25,7 @@ MYPY_TESTS := --no-check-untyped-defs --disable-error-code=annotation-unchecked 
 	--allow-untyped-decorators --allow-any-generics --no-warn-return-any --no-warn-unreachable --implicit-reexport
 SOURCES := python tests scripts rust/fuzz/fixtures $(wildcard benches)
 
-.PHONY: help bootstrap build demo test sweep asan lint format licences bench fuzz wheel sdist clean
+.PHONY: help bootstrap build demo test sweep audited asan lint format licences bench fuzz wheel sdist clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s $$'\t'
@@ -50,6 +50,11 @@ sweep: build  ## every crash point and fault that `make test` only samples; take
 	scripts/tokens.sh
 	pytest --no-skips -m sweep -n $(TEST_JOBS) $(PYTEST_ARGS)
 	cargo test --locked --release -p strongroom-core --test timing -- --ignored --test-threads 1
+	scripts/audited.sh $(TEST_JOBS) $(PYTEST_ARGS)
+
+audited: build  ## all tests with the audit log on, and the log compared with what the stores committed
+	scripts/tokens.sh
+	scripts/audited.sh $(TEST_JOBS) $(PYTEST_ARGS)
 
 asan: bootstrap  ## the Python suite under AddressSanitizer; needs a nightly Rust toolchain
 	scripts/asan.sh $(PYTEST_ARGS)
