@@ -166,29 +166,34 @@ class _Waiting:
     """A lock for each name that is in use. A forked child has new ones."""
 
     def __init__(self) -> None:
-        self._process = -1
-        self._forget()
-
-    def _forget(self) -> None:
-        self._all = threading.Lock()
-        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
-        self._process = _native.process_generation()
+        self._locks = _Locks()
 
     @contextmanager
     def alone(self, name: bytes) -> Iterator[None]:
-        if self._process != _native.process_generation():
-            # A thread that the child lacks may have held them.
-            self._forget()
-        with self._all:
-            lock, users = self._locks.get(name, (threading.Lock(), 0))
-            self._locks[name] = lock, users + 1
+        locks = self._locks
+        if locks.process != _native.process_generation():
+            # A thread that the child lacks may have held them. Each caller gives back to those
+            # that it took from: two threads of a child may come here at once.
+            locks = self._locks = _Locks()
+        with locks.all:
+            lock, users = locks.named.get(name, (threading.Lock(), 0))
+            locks.named[name] = lock, users + 1
         try:
             with lock:
                 yield
         finally:
-            with self._all:
-                lock, users = self._locks[name]
+            with locks.all:
+                lock, users = locks.named[name]
                 if users == 1:
-                    del self._locks[name]
+                    del locks.named[name]
                 else:
-                    self._locks[name] = lock, users - 1
+                    locks.named[name] = lock, users - 1
+
+
+class _Locks:
+    """The locks of one process, each with how many threads have it or wait for it."""
+
+    def __init__(self) -> None:
+        self.process = _native.process_generation()
+        self.all = threading.Lock()
+        self.named: dict[bytes, tuple[threading.Lock, int]] = {}
