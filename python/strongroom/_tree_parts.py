@@ -110,7 +110,7 @@ def limits(work: str) -> tuple[int, int]:
     files = _GROUP_FILES
     if work == "rewrap":
         # Each file of a group is open, with its lock.
-        return max(1, min(files, most // 4)), max(1, most // 8)
+        return max(1, min(files, most // 2)), max(1, most // 8)
     return files, max(1, most // 4)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # What a result line says of one file: the JSON object's fields.
 Fields = dict[str, Any]
+_DESCRIPTORS = 65_536
 
 
 class Transfer:
@@ -149,6 +150,7 @@ class Transfer:
             settings |= {"suffix": self._suffix, "overwrite": self._force}
         settings["associated_data"] = self._associated_data
         if self._command == "rewrap":
+            _raise_descriptors()
             key_store, settings["passphrase"] = self._openers.for_rewrapping()
             bulk.rewrap_tree(sources, key_store, copy=self._copy, **settings)
         elif self._command == "verify":
@@ -279,3 +281,16 @@ def _size(path: str | None) -> int | None:
     if path is None or path == PIPE:
         return None
     return os.stat(path).st_size
+
+
+def _raise_descriptors() -> None:
+    """Allow this process as many open files as it may have: groups are as large as that lets them.
+
+    A library must not: `select` takes no descriptor above 1023, and nothing here selects.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
