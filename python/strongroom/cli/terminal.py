@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import Final
 
@@ -10,6 +11,7 @@ from strongroom.cli import exitcodes
 from strongroom.cli.exitcodes import CliError
 
 _TTY: Final = "/dev/tty"
+_LOOK_SECONDS: Final = 0.1
 
 
 def on_terminal() -> bool:
@@ -38,6 +40,9 @@ def ask_yes(question: str) -> bool:
     terminal = os.open(_TTY, os.O_RDWR | os.O_NOCTTY)
     try:
         os.write(terminal, f"{question} [y/N]: ".encode())
+        # A signal that comes just before a read begins is looked at only when that ends.
+        while not select.select([terminal], [], [], _LOOK_SECONDS)[0]:
+            pass
         answer = os.read(terminal, 1024)
     finally:
         os.close(terminal)
