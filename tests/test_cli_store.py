@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Cli
+from strongroom import FileMasterKey, KeyStore
 from strongroom.cli import exitcodes
 
 
@@ -47,6 +48,25 @@ def test_rotation_of_many_machines(cli: Cli) -> None:
     assert cli.current_key() == second
     assert "nothing is due" in cli.ok("keys", "rotate", "--due").stderr
     cli.fails(exitcodes.USAGE, "keys", "rotate", "--due", "--if-due")
+
+
+def test_one_that_can_not_be_rotated_does_not_stop_the_others(cli: Cli) -> None:
+    cli.ok("keys", "new", "--create", "--keyset", "a", "--purpose", "database")
+    cli.ok("keys", "new", "--create", "--keyset", "z")
+    for name in ("a", "z"):
+        cli.ok("keys", "policy", "--keyset", name, "--originator", "1s")
+    with KeyStore.open(f"sqlite:///{cli.store}", FileMasterKey(cli.key_file)) as store:
+        store._bind_database("a", "00" * 16, "{}")
+        first = store.get_current_key("z").id
+        while len(store.due().rotate) < 2:
+            pass  # a second may not be over yet
+    done = cli.fails(exitcodes.SOME_FAILED, "keys", "rotate", "--due", "--json")
+    assert "db rotate" in done.stderr
+    [failed] = done.of_type("item")
+    assert (failed["status"], failed["error"]) == ("failed", "KeyStateError")
+    assert cli.current_key("z") != first
+    # By name, alone, it is the command that fails.
+    cli.fails(exitcodes.KEY_STATE, "keys", "rotate", "--keyset", "a")
 
 
 def test_policy_and_due(cli: Cli) -> None:

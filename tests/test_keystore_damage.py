@@ -21,6 +21,7 @@ from strongroom import (
     MasterKeyError,
     VersionedEncryption,
 )
+from strongroom.keys import reading
 from strongroom.keys.base import _SEEN
 
 SAMPLE = 700  # of the bits; `make sweep` flips all, in about an hour
@@ -210,8 +211,10 @@ DAMAGE: dict[str, Callable[[Place], object]] = {
 }
 
 
+@pytest.mark.parametrize("block", [1, 1000])
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage(full: Place, name: str) -> None:
+def test_damage(full: Place, name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK", block)
     DAMAGE[name](full)
     before = full.copy()
     with pytest.raises(KeyStoreError, match="damaged"):

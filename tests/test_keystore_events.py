@@ -145,6 +145,27 @@ def test_a_recovery_master_is_loud(place: Place, store: KeyStore, sink: Sink) ->
         KeyStore.open(place.url, second)
 
 
+def test_a_recovery_master_is_loud_whatever_it_is_used_for(
+    place: Place, store: KeyStore, sink: Sink
+) -> None:
+    second = FileMasterKey.create(place.directory / "second")
+    store.add_master(second, recovery=True)
+    store.backup(place.directory / "backup.db")
+    sink.take()
+    for name, master in (("one", place.master), ("two", second)):
+        target = place.other(name)
+        KeyStore.restore(place.directory / "backup.db", target.url, master)
+        loud = ["master.recovery_used"] if master is second else []
+        assert sink.take() == [*loud, "store.restored"]
+    sink.refuses = {"master.recovery_used"}
+    target = place.other("three")
+    with pytest.raises(AuditError):
+        KeyStore.restore(place.directory / "backup.db", target.url, second)
+    assert sink.take() == []
+    with pytest.raises((KeyStoreError, FileNotFoundError)):
+        target.open()
+
+
 def test_failures(place: Place, store: KeyStore, sink: Sink) -> None:
     with pytest.raises(MasterKeyError):
         KeyStore.open(place.url, FileMasterKey.create(place.directory / "stranger"))

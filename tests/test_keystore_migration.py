@@ -6,14 +6,20 @@ from typing import Any
 
 import pytest
 from keystore_help import Place, place
-from strongroom import KeyStore, KeyStoreError, VersionedEncryption
+from strongroom import (
+    AuditError,
+    FileMasterKey,
+    KeyStore,
+    KeyStoreError,
+    VersionedEncryption,
+    _events,
+)
 from strongroom.keys import migrate, postgres, rows, sql, sqlite
 
 __all__ = ["place"]
 
 DROPPED = {
     sql.STORE.name: ["leases_digest"],
-    sql.MASTERS.name: ["recovery"],
     sql.KEYSETS.name: ["policy", "database_id", "database_settings", "destroyed"],
     sql.KEYS.name: ["reason", "rotation"],
 }
@@ -27,8 +33,6 @@ OLD = tuple(
 def _step(tables: migrate.Tables) -> migrate.Tables:
     for row in tables[sql.STORE.name]:
         row["leases_digest"] = b""  # made anew
-    for row in tables[sql.MASTERS.name]:
-        row["recovery"] = 0
     for row in tables[sql.KEYSETS.name]:
         row |= {"policy": "", "database_id": "", "database_settings": "", "destroyed": 0}
     for row in tables[sql.KEYS.name]:
@@ -137,6 +141,34 @@ def test_nothing_is_migrated_where_no_backup_can_be(place: Place, old_store: Any
         KeyStore.migrate(place.url, place.master, backup=place.directory / "before.db")
     assert KeyStore.schema_version(place.url) == 0
     assert (place.directory / "before.db").read_bytes() == b"something"
+
+
+def test_migrating_by_a_recovery_master_is_loud(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sql.OLD_TABLES, 0, OLD)
+    monkeypatch.setitem(migrate.STEPS, 0, _step)
+    second = FileMasterKey.create(place.directory / "second.key")
+    with place.create() as store:
+        store.add_master(second, recovery=True)
+        _make_old(place, store)
+    told: list[tuple[str, object]] = []
+
+    class Sink:
+        def event(self, name: str, outcome: str, fields: dict[str, Any]) -> None:
+            told.append((name, fields["key_id"]))
+            if len(told) == 1:
+                raise AuditError("the disk of the audit log is full")
+
+    before = _events.set_sink(Sink())
+    try:
+        with pytest.raises(AuditError):
+            KeyStore.migrate(place.url, second)
+        assert KeyStore.schema_version(place.url) == 0
+        assert KeyStore.migrate(place.url, second) is True
+    finally:
+        _events.set_sink(before)
+    assert told == [("master.recovery_used", second.key_id)] * 2
 
 
 def test_a_newer_store_is_refused(place: Place) -> None:

@@ -14,7 +14,15 @@ from typing import Any
 import psycopg
 import pytest
 from keystore_help import Clock, PostgresPlace, clock
-from strongroom import KeyStore, KeyStoreBusyError, KeyStoreError, VersionedEncryption
+from strongroom import (
+    FileMasterKey,
+    Key,
+    KeyStore,
+    KeyStoreBusyError,
+    KeyStoreError,
+    VersionedEncryption,
+)
+from strongroom.keys import Policy
 
 __all__ = ["clock"]
 
@@ -53,8 +61,19 @@ class Proxy:
                     if source is client and b"BEGIN" in data:
                         writing = b"READ WRITE" in data
                     if source is client and writing and self.at_commit and b"COMMIT\0" in data:
-                        when, self.at_commit = self.at_commit, ""
+                        when = self.at_commit
+                        self.at_commit = "" if when != "always" else when
                         self.broken += 1
+                        if when == "late":
+                            # The client has given it up, and the server gets it all the same.
+                            client.shutdown(socket.SHUT_RDWR)
+                            self.meanwhile()
+                            server.sendall(data)
+                            server.recv(65536)
+                        if when == "before":
+                            # The server gives up what it was told, and only then hears of others.
+                            server.close()
+                            self.meanwhile()
                         if when == "after":
                             server.sendall(data)
                             # The server has committed when it answers, which no one hears.
@@ -83,12 +102,16 @@ def test_the_answer_to_a_commit_is_lost(
 ) -> None:
     """It is looked up, and what was made is neither lost nor made twice."""
     proxy, store = proxied
+    second = FileMasterKey.create(place.directory / "second.key")
     changes: list[tuple[Any, int]] = [
         (store.rotate, 2),
         (lambda: store.create_keyset("tenant"), 3),
         (store.generate_new_key, 4),
         (lambda: store.suspend_key(store.get_current_key().id), 4),
         (lambda: store.register_use(store.list_keys()[0].id, "archive"), 4),
+        (lambda: store.set_policy("tenant", Policy(originator_seconds=60)), 4),
+        (lambda: store.add_master(second), 4),
+        (lambda: store.backup(place.directory / "backup.db"), 4),
     ]
     for number, (change, count) in enumerate(changes, 1):
         proxy.at_commit = when
@@ -97,9 +120,89 @@ def test_the_answer_to_a_commit_is_lost(
         with place.open() as other:
             keys = other.list_keys()
             assert len(keys) == count
-            if result is not None:
+            if isinstance(result, Key):
                 assert other.get_key(result.id).state == result.state
             other.check()
+    with place.open() as other:
+        assert other.uses_of(other.list_keys()[0].id) == ["archive"]
+        assert other.get_policy("tenant").originator_seconds == 60
+        assert second.key_id in [master.key_id for master in other.masters()]
+        assert len(other.backups()) == 1
+
+
+def test_the_commit_takes_place_after_it_was_looked_up(
+    place: PostgresPlace, proxied: tuple[Proxy, KeyStore]
+) -> None:
+    """The same work waits for the lock of the first one then, and finds it done."""
+    proxy, store = proxied
+    second = FileMasterKey.create(place.directory / "second.key")
+
+    def until_the_next_one_waits() -> None:
+        # Not by the store: of its two sessions one waits for the other's row.
+        with psycopg.connect(place.url, autocommit=True) as connection:
+            while not connection.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND datname = current_database()"
+            ).fetchall():
+                pass
+
+    proxy.meanwhile = until_the_next_one_waits
+    changes: list[Callable[[], object]] = [
+        store.rotate,
+        store.generate_new_key,
+        lambda: store.create_keyset("tenant"),
+        lambda: store.compromise_key(store.get_current_key().id, rotate=True),
+        lambda: store.set_policy("default", Policy(originator_seconds=60)),
+        lambda: store.register_use(store.get_current_key().id, "archive"),
+        lambda: store.add_master(second),
+        lambda: store.rotate_master(second.key_id, FileMasterKey.create(place.directory / "3")),
+    ]
+    for number, change in enumerate(changes, 1):
+        proxy.at_commit = "late"
+        change()
+        assert proxy.broken == number
+        store.check()
+    with place.open() as other:
+        assert [key.generation for key in other.list_keys("default")] == [1, 2, 3, 4]
+        assert other.get_current_key().generation == 4
+        assert other.generation() == 1 + 2 + 5 + 1
+        assert len(other.masters()) == 2
+        assert other.uses_of(other.get_current_key().id) == ["archive"]
+
+
+def test_a_connection_that_always_breaks_off(
+    place: PostgresPlace, proxied: tuple[Proxy, KeyStore]
+) -> None:
+    proxy, _ = proxied
+    url = place.url.replace(f":{place.server.port}/", f":{proxy.port}/")
+    with KeyStore.open(url, place.master, busy_timeout=0.2) as store:
+        proxy.at_commit = "always"
+        with pytest.raises(KeyStoreError, match="whenever it committed"):
+            store.rotate()
+        assert proxy.broken > 1
+        proxy.at_commit = ""
+        assert store.rotate().generation == 2
+
+
+def test_another_s_change_is_not_taken_for_the_one_that_was_lost(
+    place: PostgresPlace, proxied: tuple[Proxy, KeyStore]
+) -> None:
+    """The generation has gone on, by another's hand."""
+    proxy, store = proxied
+    key = store.get_current_key()
+    store.suspend_key(key.id)
+    with place.open() as other:
+        for change in (
+            lambda: store.set_policy("default", Policy(originator_seconds=60)),
+            lambda: store.resume_key(key.id),
+        ):
+            proxy.at_commit = "before"
+            proxy.meanwhile = other.generate_new_key
+            change()
+        assert other.get_policy().originator_seconds == 60
+        other.refresh()
+        assert other.get_current_key() == key
+        other.check()
 
 
 def test_others_go_on_before_a_lost_answer_is_looked_up(

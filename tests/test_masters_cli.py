@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_runner import Cli, Terminal
 from strongroom import FileMasterKey, KeyStore, MasterKeyError, PassphraseMasterKey
+from strongroom.audit.catalogue import EVENTS
+from strongroom.audit.records import fields_of, records
 from strongroom.cli import exitcodes
 from test_masters_services import TOKEN, Vault, vault
 
@@ -123,6 +125,49 @@ def test_test_changes_nothing(cli: Cli) -> None:
     cli.fails(exitcodes.USAGE, "master", "test", "file:a", "--master", "file:b")
     assert not (cli.folder / "nothing.key").exists()
     assert hashlib.sha256(cli.store.read_bytes()).digest() == before
+
+
+def test_a_test_is_an_event_and_loud_by_a_recovery_master(cli: Cli) -> None:
+    cli.init()
+    for name in ("first", "second"):
+        cli.ok("master", "add", "--recovery", "passphrase:", "--new-passphrase-file", name)
+    ids = [m.key_id for m in KeyStore.masters_of(f"sqlite:///{cli.store}") if m.recovery]
+    log = cli.folder / "audit.log"
+
+    def told(*words: str) -> list[tuple[str, str, object]]:
+        seen = len(list(records(log))) if log.exists() else 0
+        cli.run("master", "test", *words, "--audit", str(log))
+        new = list(records(log))[seen:]
+        found = [(r.name, fields_of(r.event)) for r in new]
+        return [
+            (name, f["key_id"], f.get("recovery"))
+            for name, f in found
+            if name.startswith(("master.", "store.")) and f.get("key_id")
+        ]
+
+    everyday = FileMasterKey(cli.key_file).key_id
+    assert told(f"file:{cli.key_file}") == [
+        ("store.opened", everyday, False),
+        ("master.tested", everyday, False),
+    ]
+    # Two of one URI: the one that opened it is named, and each use cries out.
+    named = []
+    for name in ("first", "second"):
+        events = told("passphrase:", "--passphrase-file", name)
+        assert [e[0] for e in events] == ["master.recovery_used", "store.opened", "master.tested"]
+        assert len({e[1] for e in events}) == 1
+        assert {e[2] for e in events} == {True}
+        named.append(events[0][1])
+    assert sorted(named) == sorted(ids)
+    (cli.folder / "wrong").write_text("wrong")
+    told("passphrase:", "--passphrase-file", "wrong")
+    last = list(records(log))
+    assert [r.name for r in last if r.failed] == ["master.refused"]
+    assert [r.name for r in last].count("master.tested") == 3
+    top = max(event.severity_id for event in EVENTS.values())
+    severity = {r.name: r.event["severity_id"] for r in last}
+    assert severity["master.recovery_used"] == top
+    assert severity["master.tested"] < top
 
 
 def test_rotate_to_another(cli: Cli) -> None:

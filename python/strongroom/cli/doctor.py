@@ -106,8 +106,9 @@ def _check_store(named: str | None, master: str | None, source: PassphraseSource
         if not source and (master or kept_master(url)) == PASSPHRASE:
             return {**found, "status": "not opened", "message": "it needs a passphrase"}
         with open_store(named, master, source) as key_store:
-            found["keysets"] = len(key_store.keysets())
-            found["not_backed_up"] = len(key_store.due().back_up)
+            figures = key_store.stats()
+            found["keysets"] = figures["keysets"]
+            found["not_backed_up"] = figures["not_backed_up"]
     except Exception as error:
         found |= {"status": "failed", "message": sentence_of(error), "code": code_of(error)}
     return found

@@ -9,50 +9,29 @@ from strongroom.cli.output import Output, printable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from strongroom.keys import Key, KeyStore
+    from strongroom.keys import Key
+    from strongroom.keys.looking import KeyReport
 
-__all__ = ["Inventory", "record", "show"]
+__all__ = ["known", "record", "show"]
 
 
-class Inventory:
-    """What a store knows of its keys beside their rows, read once."""
+def known(report: KeyReport, backups: dict[str, str]) -> dict[str, Any]:
+    """Return what is known of a key beside its row, for --json.
 
-    def __init__(self, key_store: KeyStore) -> None:
-        self._policies = {name: key_store.get_policy(name) for name in key_store.keysets()}
-        self._usage = key_store.all_usage()
-        self._held = key_store.held_keys()
-        self._names = {backup.id: backup.name for backup in key_store.backups()}
-        due = key_store.due()
-        self._rotate = set(due.rotate)
-        self._due = {
-            name: {key.id for key in keys}
-            for name, keys in (
-                ("reencrypt", due.reencrypt),
-                ("destroy", due.destroy),
-                ("back up", due.back_up),
-            )
-        }
-
-    def fields(self, key: Key) -> dict[str, Any]:
-        """Return what belongs to a key, for --json."""
-        policy = self._policies.get(key.keyset)
-        usage = self._usage.get(key.id)
-        backup = self._held.get(key.id)
-        return {
-            "policy": None if policy is None else policy._asdict(),
-            "due": self.reasons(key),
-            "last_used": usage.last_day if usage else None,
-            "messages": usage.messages if usage else 0,
-            "bytes": usage.volume if usage else 0,
-            "opened": usage.opened if usage else 0,
-            "backup": backup,
-            "backup_name": self._names.get(backup) if backup else None,
-        }
-
-    def reasons(self, key: Key) -> list[str]:
-        """Return what is due for a key."""
-        found = ["rotate"] if key.state == "active" and key.keyset in self._rotate else []
-        return found + [name for name, ids in self._due.items() if key.id in ids]
+    Args:
+        report: What the store says.
+        backups: The names of the store's backups by their ids.
+    """
+    return {
+        "policy": report.policy._asdict(),
+        "due": report.due,
+        "last_used": report.usage.last_day,
+        "messages": report.usage.messages,
+        "bytes": report.usage.volume,
+        "opened": report.usage.opened,
+        "backup": report.backup,
+        "backup_name": backups.get(report.backup or ""),
+    }
 
 
 def show(out: Output, key: Key) -> None:

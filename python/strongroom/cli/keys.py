@@ -14,6 +14,7 @@ from strongroom.cli.exitcodes import CliError
 from strongroom.cli.output import Output, plural, printable
 from strongroom.cli.passphrase import PassphraseSource
 from strongroom.cli.store import open_store
+from strongroom.errors import KeyStateError
 
 if TYPE_CHECKING:
     from strongroom.keys import Policy
@@ -39,11 +40,12 @@ def list_(
 ) -> int:
     """List keys: id, keyset, state, generation and when they were made; with --json all of it."""
     with open_store(store, master, passphrase_source) as key_store:
-        found = key_store.list_keys(keyset)
         if out.json:
-            inventory = key_records.Inventory(key_store)
-            for key in found:
-                key_records.record(out, key, **inventory.fields(key))
+            backups = {backup.id: backup.name for backup in key_store.backups()}
+            for report in key_store.inventory(keyset):
+                key_records.record(out, report.key, **key_records.known(report, backups))
+            return exitcodes.OK
+        found = key_store.list_keys(keyset)
     out.table(
         ("KEY ID", "KEYSET", "STATE", "GENERATION", "CREATED"),
         [
@@ -70,12 +72,12 @@ def due(
 ) -> int:
     """List the keys that something is due for: rotate, reencrypt, destroy, back up."""
     with open_store(store, master, passphrase_source) as key_store:
-        inventory = key_records.Inventory(key_store)
-        found = [
-            (key, reasons) for key in key_store.list_keys() if (reasons := inventory.reasons(key))
-        ]
-        for key, _ in found:
-            key_records.record(out, key, **inventory.fields(key))
+        backups = {backup.id: backup.name for backup in key_store.backups()}
+        found = []
+        for report in key_store.inventory():
+            if report.due:
+                found.append((report.key, report.due))
+                key_records.record(out, report.key, **key_records.known(report, backups))
     if not found:
         out.note("nothing is due")
         return exitcodes.OK
@@ -227,14 +229,21 @@ def rotate(
         raise click.UsageError("--due stands alone")
     with open_store(store, master, passphrase_source) as key_store:
         names = key_store.due().rotate if due else [keyset]
+        failed = False
         for name in names:
-            key_records.show(
-                out,
-                key_store.rotate(name, if_due=due or if_due, expected=expected, reason=reason),
-            )
+            try:
+                key = key_store.rotate(name, if_due=due or if_due, expected=expected, reason=reason)
+            except KeyStateError as error:
+                # A database's, say, whose file must change with its key: the others go on.
+                if not due:
+                    raise
+                failed = True
+                out.failure(error, type_="item")
+                continue
+            key_records.show(out, key)
     if due and not names:
         out.note("nothing is due")
-    return exitcodes.OK
+    return exitcodes.SOME_FAILED if failed else exitcodes.OK
 
 
 @keys.command()

@@ -185,10 +185,9 @@ def test(
         )
     provider = get_master(uri, passphrase_source)
     with KeyStore.open(store_url(store), provider, read_only=True) as key_store:
-        found = key_store.masters()
-    by = [info for info in found if info.uri == provider.uri or info.key_id == provider.key_id]
-    # The root is open, so one of them did it; a passphrase has the same URI as another one.
-    opened = next((info for info in by if info.key_id == provider.key_id), by[0])
+        # Not by URI or id: passphrases share a URI, and a service's key may have several names.
+        used = key_store._opened_by
+        opened = next(info for info in key_store.masters() if info.key_id == used)
     _events.report(
         "master.tested", key_id=opened.key_id, master=opened.uri, recovery=opened.recovery
     )

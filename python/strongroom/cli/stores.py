@@ -41,7 +41,7 @@ def backup(
     """
     with open_store(store, master, passphrase_source) as key_store:
         found = [key_store.backup(path)] if path is not None else key_store.backups()
-        missing = len(key_store.due().back_up)
+        missing = int(key_store.stats()["not_backed_up"] or 0)
     for info in found:
         _show_backup(out, info, path)
     if path is None and not found:
@@ -128,7 +128,8 @@ def check(
             logged = read_log(audit_log)
         key_store.check(generation=generation, logged=logged)
         now = key_store.generation()
-        number = len(key_store.list_keys())
+        figures = key_store.stats()
+        number = sum(int(n or 0) for name, n in figures.items() if name.startswith("keys_"))
         url = key_store.url
     out.record(
         "summary", status="ok", command="store check", store=url, generation=now, keys=number

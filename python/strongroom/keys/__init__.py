@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from strongroom.keys.backup import BackupInfo
 from strongroom.keys.key import Key
+from strongroom.keys.looking import KeyReport
 from strongroom.keys.policy import Policy
 from strongroom.keys.report import Due
 from strongroom.keys.restore import Restored
@@ -15,6 +16,7 @@ __all__ = [
     "BackupInfo",
     "Due",
     "Key",
+    "KeyReport",
     "KeyStore",
     "MasterInfo",
     "Policy",

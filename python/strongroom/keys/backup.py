@@ -2,20 +2,20 @@
 
 A backup is a store itself, with the same rows and the same masters. It is made beside writers, in
 one transaction's view, looked through row by row before it gets its name, and then noted in the
-store: which backups there are, and of each key the first one that holds it.
+store: which backups there are, and of each key the first one that holds it. Some thousand rows are
+in memory at a time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from strongroom import _native
 from strongroom.errors import KeyStateError
 from strongroom.keys import events, sql
-from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
 from strongroom.keys import root as roots
 from strongroom.keys.base import StoreBase
@@ -23,14 +23,14 @@ from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.leases import read_leases
+from strongroom.keys.reading import held_of, load_each, rows_of
 from strongroom.keys.rows import BackupRow, HeldRow, sealed, verified
 from strongroom.keys.sqlite import create_file
 from strongroom.keys.states import DESTROYED, PRE_ACTIVE
 
-__all__ = ["BackupInfo", "Backups", "copy_rows", "read_verified"]
+__all__ = ["BackupInfo", "Backups", "Copied"]
 
-# All rows of all tables, by the names of the tables.
-Tables = dict[str, list[tuple[Any, ...]]]
+_ID_LENGTH = 16
 
 
 class BackupInfo(NamedTuple):
@@ -74,24 +74,31 @@ class Backups(StoreBase):
         self._check()
         self._check_writable()
         target = os.path.abspath(os.fspath(path))
-        tables, generation, ids = read_verified(self._root, self._database)
+        copied = Copied()
         # In a rollback journal: a backup is read where nothing can be written beside it.
-        create_file(target, lambda transaction: copy_rows(transaction, tables), wal=False)
+        create_file(target, lambda new: copied.copy(self._root, self._database, new), wal=False)
         row = BackupRow(
-            os.urandom(16).hex(), os.path.basename(target), generation, len(ids), self._now()
+            os.urandom(16).hex(),
+            os.path.basename(target),
+            copied.generation,
+            copied.number,
+            self._now(),
         )
+
+        def noted(transaction: Transaction) -> bool:
+            return any(row.id in values for values in transaction.execute(sql.SELECT_BACKUPS))
 
         def work(transaction: Transaction, say: events.Say) -> None:
-            there = {values[0] for values in transaction.execute(sql.SELECT_ALL_HELD)}
-            transaction.execute(sql.INSERT_BACKUP, sealed(self._root, row))
-            for key_id in sorted(ids - there):
-                held = sealed(self._root, HeldRow(key_id, row.id))
-                transaction.execute(sql.INSERT_HELD, held)
-            say("store.backup", generation=generation, count=len(ids), detail=row.id)
+            if not noted(transaction):
+                transaction.execute(sql.INSERT_BACKUP, sealed(self._root, row))
+            for key_id in copied.held_first():
+                # Another backup may have been made meanwhile.
+                if not transaction.execute(sql.SELECT_HELD, (key_id,)):
+                    held = sealed(self._root, HeldRow(key_id, row.id))
+                    transaction.execute(sql.INSERT_HELD, held)
+            say("store.backup", generation=row.generation, count=row.number, detail=row.id)
 
-        self._write(
-            work, lambda t: any(row.id in values for values in t.execute(sql.SELECT_BACKUPS))
-        )
+        self._write(work, noted)
         self._promote()
         return _info(row)
 
@@ -109,22 +116,25 @@ class Backups(StoreBase):
         """
         self._check()
         store, _ = roots.verify_head(self._root, self._database.read(roots.read_head))
-        return store.generation + sum(keyset.head.generation for keyset in self._load_all())
+        return store.generation + sum(keyset.head.generation for keyset in self._all())
 
     def held_keys(self) -> dict[str, str]:
         """Return the ids of the keys that a backup holds, with the id of the first that does."""
         self._check()
-        found = self._database.read(lambda t: t.execute(sql.SELECT_ALL_HELD))
-        rows = [verified(self._root, HeldRow, values) for values in found]
-        return {row.key_id: row.backup for row in rows}
+        found = self._read(
+            lambda t: [row for some in rows_of(t, self._root, sql.HELD) for row in some]
+        )
+        return {row.key_id: row.backup for row in found}
 
     def _promote(self) -> list[Key]:
         """Make the newest key that waited for a backup the primary, in each keyset."""
         promoted = []
-        for keyset in self._load_all():
-            if policies.load(keyset.head.policy).promote != policies.AFTER_BACKUP:
-                continue
-            name = keyset.head.name
+        names = [
+            keyset.head.name
+            for keyset in self._all()
+            if policies.load(keyset.head.policy).promote == policies.AFTER_BACKUP
+        ]
+        for name in names:
 
             def plan(before: Keyset, transaction: Transaction) -> Keyset:
                 held = [
@@ -145,72 +155,68 @@ class Backups(StoreBase):
         return promoted
 
 
-def copy_rows(transaction: Transaction, tables: Tables) -> None:
-    """Insert rows as they are, MACs too, into empty tables."""
-    for table in sql.TABLES:
-        statement = sql.insert(table)
-        for values in tables[table.name]:
-            transaction.execute(statement, [_plain(value) for value in values])
+class Copied:
+    """A copy of a store's rows, MACs too, and what was found when it was looked through.
 
-
-def _plain(value: object) -> object:
-    return bytes(value) if isinstance(value, memoryview) else value
-
-
-def _all_rows(transaction: Transaction) -> Tables:
-    return {table.name: transaction.execute(sql.select_all(table)) for table in sql.TABLES}
-
-
-class _Rows:
-    """Rows that were read, in the place of the transaction that they came from."""
-
-    for_update = ""
-
-    def __init__(self, tables: Tables) -> None:
-        wrapped = {values[0]: values for values in tables[sql.WRAPPED.name]}
-        empty = (None,) * len(sql.WRAPPED.columns)
-        self._answers: dict[str, list[tuple[Any, ...]]] = {
-            sql.SELECT_STORE: tables[sql.STORE.name],
-            sql.SELECT_MASTERS: tables[sql.MASTERS.name],
-            sql.SELECT_ALL_KEYSETS: tables[sql.KEYSETS.name],
-            sql.SELECT_ALL_KEYS: [
-                (*values, *wrapped.get(values[0], empty)) for values in tables[sql.KEYS.name]
-            ],
-            sql.SELECT_LEASES: tables[sql.LEASES.name],
-        }
-
-    def execute(self, statement: str, _: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._answers[statement]
-
-
-def _verify(root: _native.MemoryLockedKey, tables: Tables) -> tuple[int, set[str]]:
-    """Authenticate rows, and return their generation and the ids of the keys that they hold.
-
-    Raises:
-        KeyStoreError: Something doesn't authenticate.
+    Attributes:
+        generation: The store's generation in it.
+        number: How many keys it holds, destroyed ones not counted.
     """
-    rows = _Rows(tables)
-    store, _ = roots.verify_head(root, roots.read_head(rows))
-    read_leases(rows, root, store)
-    found = keysets.load_all(rows, root, {})
-    ids = {row.key_id for k in found for row in k.keys.values() if row.state != DESTROYED}
-    return store.generation + sum(k.head.generation for k in found), ids
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.number = 0
+        # Ids of 16 bytes each: there may be a million.
+        self._first = bytearray()
+
+    def copy(
+        self,
+        root: _native.MemoryLockedKey,
+        source: Database,
+        target: Transaction,
+        look: Callable[[Keyset], None] = lambda _: None,
+    ) -> None:
+        """Copy all rows as they are at one moment, and authenticate what was copied.
+
+        Args:
+            root: The store's root key.
+            source: The store.
+            target: Where there are empty tables.
+            look: Called with each keyset.
+
+        Raises:
+            KeyStoreError: Something doesn't authenticate.
+        """
+        source.read(lambda transaction: _copy_rows(root, transaction, target))
+        store, _ = roots.verify_head(root, roots.read_head(target))
+        read_leases(target, root, store)
+        self.generation = store.generation
+        for block in load_each(target, root):
+            held = held_of(target, root, block)
+            for keyset in block.keysets:
+                look(keyset)
+                self.generation += keyset.head.generation
+                for row in keyset.keys.values():
+                    if row.state != DESTROYED:
+                        self.number += 1
+                        if row.key_id not in held:
+                            self._first += bytes.fromhex(row.key_id)
+
+    def held_first(self) -> Iterator[str]:
+        """Give the ids of the keys that no backup held before."""
+        for at in range(0, len(self._first), _ID_LENGTH):
+            yield self._first[at : at + _ID_LENGTH].hex()
+
+
+def _copy_rows(root: _native.MemoryLockedKey, source: Transaction, target: Transaction) -> None:
+    for table in sql.TABLES:
+        # A reading that broke off is begun again.
+        target.execute(sql.delete_all(table))
+        statement = sql.insert(table)
+        for rows in rows_of(source, root, table):
+            for row in rows:
+                target.execute(statement, row)
 
 
 def _info(row: BackupRow) -> BackupInfo:
     return BackupInfo(row.id, row.name, row.generation, row.number, moment(row.created))
-
-
-def read_verified(
-    root: _native.MemoryLockedKey, database: Database
-) -> tuple[Tables, int, set[str]]:
-    """Read a whole store, and authenticate it.
-
-    Returns:
-        Its rows, its generation, and the ids of the keys that it holds.
-
-    Raises:
-        KeyStoreError: Something doesn't authenticate.
-    """
-    tables = database.read(_all_rows)
-    return tables, *_verify(root, tables)

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 from strongroom import _native
@@ -24,6 +24,7 @@ from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.material import Material
+from strongroom.keys.reading import Block, Reading
 from strongroom.keys.rows import KeyRow, StoreRow
 from strongroom.keys.seen import Seen
 from strongroom.keys.states import ACTIVE, DESTROYED
@@ -60,6 +61,8 @@ class StoreBase:
         self._database = database
         self._root = root
         self._root_id = root.key_id
+        # Id of the master that unwrapped the root.
+        self._opened_by = ""
         self._row = row
         self._cache_seconds = (
             float(row.cache_seconds)
@@ -189,13 +192,47 @@ class StoreBase:
             return cached[0]
         return self._load(name)
 
-    def _load_all(self) -> list[Keyset]:
+    def _all(self) -> Iterator[Keyset]:
+        """Read all keysets, as `_blocks`."""
+        for found, _ in self._blocks(lambda *_: None):
+            yield from found
+
+    def _blocks(self, look: Callable[[Transaction, Block], T]) -> Iterator[tuple[list[Keyset], T]]:
+        """Read all keysets, some at a time, each time in a transaction of its own.
+
+        None is open while the caller has them, so that a slow one holds nobody up.
+
+        Args:
+            look: What else to read of the same keysets, in their transaction.
+        """
         self._check()
-        newest = _SEEN.of(self._root_id)
-        loaded = self._read(lambda transaction: keysets.load_all(transaction, self._root, newest))
-        for keyset in loaded:
-            _SEEN.record(self._root_id, keyset.head)
-        return loaded
+        # Known before anything is read, so it must be met below.
+        missing = _SEEN.names(self._root_id)
+        reading = Reading()
+
+        def read(transaction: Transaction) -> tuple[Block, T]:
+            block = reading.some(transaction, self._root)
+            return block, look(transaction, block)
+
+        while True:
+            block, beside = self._read(read)
+            if not block.keysets:
+                break
+            missing.difference_update(keyset.head.name for keyset in block.keysets)
+            yield [self._in_order(keyset) for keyset in block.keysets], beside
+            reading.went_on(block)
+        for name in sorted(missing):
+            self._load(name)
+
+    def _in_order(self, keyset: Keyset) -> Keyset:
+        """Return a keyset that was read just now, or a newer one; an older one is refused."""
+        head = keyset.head
+        newest = _SEEN.get(self._root_id, head.name) or (0, b"")
+        if newest[0] >= head.generation and newest != (head.generation, head.mac):
+            # Another thread has changed it meanwhile, or it was put back.
+            return self._load(head.name)
+        _SEEN.record(self._root_id, head)
+        return keyset
 
     def _read(self, function: Callable[[Transaction], T]) -> T:
         try:
@@ -265,9 +302,13 @@ class StoreBase:
             before = keysets.load(transaction, self._root, name, newest, lock=True)
             if before is None:
                 raise KeyNotFoundError(f"no keyset named {name!r} in the key store")
-            after = plan(before, transaction)
-            if after is not before:
-                after = keysets.save(transaction, self._root, before, after)
+            if saved and _holds(before, *saved[0]):
+                # Done again, after an answer was lost and before its commit had taken place.
+                before, after = saved[0]
+            else:
+                after = plan(before, transaction)
+                if after is not before:
+                    after = keysets.save(transaction, self._root, before, after)
             saved[:] = [(before, after)]
             events.say_changes(say, before, after)
             for event, fields in uses(after) if uses else ():
@@ -276,16 +317,7 @@ class StoreBase:
 
         def landed(transaction: Transaction) -> bool:
             there = keysets.load(transaction, self._root, name, newest)
-            before, after = saved[0]
-            if there is None or there.head.generation < after.head.generation:
-                return False
-            # Others may have gone on from there: a key that was added says it by its id, a change
-            # of state by a row that is as it was written.
-            return (after.keys.keys() - before.keys.keys()) <= there.keys.keys() and all(
-                key_id not in before.keys or there.keys[key_id] == row or row.state == ACTIVE
-                for key_id, row in after.keys.items()
-                if before.keys.get(key_id) != row
-            )
+            return there is not None and _holds(there, *saved[0])
 
         changed = self._write(work, landed)
         # Another thread may have gone on from there; the caller is told of its own change.
@@ -381,6 +413,34 @@ class StoreBase:
         self._given.update(keys)
         name = keyset.head.name
         return [(i, r.state, name, keys.get(i), _note(r)) for i, r in keyset.keys.items()]
+
+
+def _holds(there: Keyset, before: Keyset, after: Keyset) -> bool:
+    """Tell whether a keyset was changed from `before` to `after`, others may have gone on since.
+
+    A key that was added says it by its id, a change of state by a row that is as it was written, or
+    by the moment at which a key became the primary. What changed no row of the keyset can't be
+    told: it is done again, which then changes nothing.
+    """
+    if after is before or there.head.generation < after.head.generation:
+        return False
+    was, to_be, now = before.head, after.head, there.head
+    if any(
+        getattr(was, name) != getattr(to_be, name) != getattr(now, name)
+        for name in ("policy", "database_id", "database_settings", "destroyed")
+    ):
+        return False
+    for key_id, row in after.keys.items():
+        known, found = before.keys.get(key_id), there.keys.get(key_id)
+        if known == row:
+            continue
+        if found is None:
+            return False
+        if known is not None and found != row:
+            promoted = row.state == ACTIVE and found.activated == row.activated
+            if not promoted:
+                return False
+    return True
 
 
 def _note(row: KeyRow) -> str:

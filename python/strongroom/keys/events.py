@@ -16,7 +16,7 @@ from strongroom.keys.keyset import Keyset
 from strongroom.keys.rows import KeyRow, MasterRow
 from strongroom.keys.states import ACTIVE, COMPROMISED, DEACTIVATED, DESTROYED, SUSPENDED
 
-__all__ = ["Say", "say_changes", "say_opened", "write"]
+__all__ = ["Say", "say_changes", "say_opened", "say_recovery", "write"]
 
 T = TypeVar("T")
 
@@ -144,7 +144,27 @@ def say_opened(root: _native.MemoryLockedKey, master: MasterRow) -> None:
     Raises:
         AuditError: The event could not be sealed; then the store stays closed.
     """
-    what = {"store": root.key_id, "key_id": master.key_id, "master": master.uri}
+    say_recovery(root, master)
+    _events.report(
+        "store.opened",
+        store=root.key_id,
+        key_id=master.key_id,
+        master=master.uri,
+        recovery=bool(master.recovery),
+    )
+
+
+def say_recovery(root: _native.MemoryLockedKey, master: MasterRow) -> None:
+    """Report loudly that a root was unwrapped by a master that is kept for emergencies, if it was.
+
+    Raises:
+        AuditError: The event could not be sealed; then nothing is done with the root.
+    """
     if master.recovery:
-        _events.report("master.recovery_used", recovery=True, **what)
-    _events.report("store.opened", recovery=bool(master.recovery), **what)
+        _events.report(
+            "master.recovery_used",
+            store=root.key_id,
+            key_id=master.key_id,
+            master=master.uri,
+            recovery=True,
+        )

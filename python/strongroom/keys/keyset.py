@@ -33,8 +33,8 @@ __all__ = [
     "Keyset",
     "check_name",
     "load",
-    "load_all",
     "save",
+    "verified_keyset",
 ]
 
 DEFAULT_KEYSET = "default"
@@ -310,30 +310,11 @@ def load(
         if rows or newest:
             raise damaged(f"the head of keyset {name!r} is missing")
         return None
-    keyset = _verified(root, heads[0], rows)
+    keyset = verified_keyset(root, heads[0], rows)
     if keyset.head.name != name:
         raise damaged(f"the head of keyset {name!r} is another keyset's")
     _check_order(keyset.head, newest)
     return keyset
-
-
-def load_all(
-    transaction: Transaction, root: _native.MemoryLockedKey, newest: dict[str, tuple[int, bytes]]
-) -> list[Keyset]:
-    """Read all keysets and verify them, in the order of their names. Raises as `load` does."""
-    rows: dict[Any, list[Sequence[Any]]] = {}
-    column = [c.name for c in sql.KEYS.columns].index("keyset")
-    heads = transaction.execute(sql.SELECT_ALL_KEYSETS)
-    for row in transaction.execute(sql.SELECT_ALL_KEYS):
-        rows.setdefault(row[column], []).append(row)
-    keysets = [_verified(root, head, rows.pop(head[0], [])) for head in heads]
-    names = {keyset.head.name for keyset in keysets}
-    missing = sorted(map(repr, rows)) or sorted(repr(name) for name in newest if name not in names)
-    if missing:
-        raise damaged(f"the head of keyset {missing[0]} is missing")
-    for keyset in keysets:
-        _check_order(keyset.head, newest.get(keyset.head.name))
-    return sorted(keysets, key=lambda keyset: keyset.head.name)
 
 
 def save(
@@ -373,9 +354,14 @@ def save(
     return Keyset(head, keys, after.wrapped)
 
 
-def _verified(
+def verified_keyset(
     root: _native.MemoryLockedKey, head_values: Sequence[Any], key_values: Sequence[Sequence[Any]]
 ) -> Keyset:
+    """Make a keyset of the rows of its head and its keys, and look that they are what was written.
+
+    Raises:
+        KeyStoreError: A row was edited, swapped, added, dropped or put back by itself.
+    """
     head = verified(root, KeysetRow, head_values)
     width = len(sql.KEYS.columns)
     pairs = sorted(

@@ -273,14 +273,17 @@ class Lifecycle(RegisteredUses):
         """
         _check_reason(reason)
         done, refused = [], []
-        for keyset in self._load_all():
-            for row in keyset.in_order():
-                if not 0 < row.destroy_after <= self._now():
-                    continue
-                try:
-                    done.append(self._destroy(row.key_id, False, reason or row.reason, due=True))
-                except KeyStateError as error:
-                    refused.append(error)
+        due = [
+            row
+            for keyset in self._all()
+            for row in keyset.in_order()
+            if 0 < row.destroy_after <= self._now()
+        ]
+        for row in due:
+            try:
+                done.append(self._destroy(row.key_id, False, reason or row.reason, due=True))
+            except KeyStateError as error:
+                refused.append(error)
         return [key for key in done if key.state == DESTROYED], refused
 
     def erase_deleted(self) -> None:

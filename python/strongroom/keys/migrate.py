@@ -17,8 +17,8 @@ from typing import Any
 
 from strongroom import _native
 from strongroom.errors import KeyStoreError
+from strongroom.keys import events, sql
 from strongroom.keys import root as roots
-from strongroom.keys import sql
 from strongroom.keys.database import Database, Transaction
 from strongroom.keys.rows import (
     ROW_TYPES,
@@ -63,9 +63,12 @@ def migrate(
     old = {table.name: table for table in sql.OLD_TABLES[version]}
     # The master is called before the transaction: nothing slow happens under the lock.
     tables = database.read(lambda transaction: _read(transaction, old))
-    root, _ = roots.open_root(master, _head(tables))
+    head = _head(tables)
+    root, opened_by = roots.open_root(master, head)
+    _verify(root, old, tables)
+    rows = [MasterRow(*values) for values in head.masters]  # type: ignore[arg-type]
+    events.say_recovery(root, next(row for row in rows if row.key_id == opened_by))
     if backup is not None:
-        _verify(root, old, tables)
         _save(os.path.abspath(os.fspath(backup)), tuple(old.values()), tables)
 
     def rebuild(transaction: Transaction) -> None:

@@ -112,21 +112,27 @@ class PostgresDatabase:
             done[:] = [function(transaction)]
             return done[0]
 
-        try:
-            return self._attempts(lambda connection: _run(connection, _WRITE, work), patient)
-        except _AnswerLostError:
-            # Whether it was committed is looked up; if not, the same work is done again. A key
-            # that was made for it is not made anew.
+        backoff = Backoff(self._busy_timeout)
+        while True:
             try:
-                there = self.read(landed)
-            except KeyStoreError as error:
-                raise KeyStoreError(
-                    f"the key store {self.url} was lost while it committed, so whether the change "
-                    f"was made is not known: look before doing it again ({error})"
-                ) from error
-            if there:
-                return done[0]
-            return self._attempts(lambda connection: _run(connection, _WRITE, function))
+                return self._attempts(lambda connection: _run(connection, _WRITE, work), patient)
+            except _AnswerLostError as lost:
+                # Whether it was committed is looked up; if not, the same work is done again. A
+                # key that was made for it is not made anew.
+                try:
+                    there = self.read(landed)
+                except KeyStoreError as error:
+                    raise KeyStoreError(
+                        f"the key store {self.url} was lost while it committed, so whether the "
+                        f"change was made is not known: look before doing it again ({error})"
+                    ) from error
+                if there:
+                    return done[0]
+                if not backoff.again():
+                    raise KeyStoreError(
+                        f"the key store {self.url} was lost whenever it committed, for more than "
+                        f"{self._busy_timeout:g} s; nothing was changed so far"
+                    ) from lost
 
     def rebuild(self, function: Callable[[Transaction], T]) -> T:
         """See `Database`."""

@@ -10,7 +10,7 @@ from strongroom.keys.key import Key
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.states import ACTIVE, PRE_ACTIVE, STATES
 
-__all__ = ["Due", "due", "exposition", "figures"]
+__all__ = ["Blocks", "Due", "due", "due_of", "exposition", "figures"]
 
 _DAY = 86_400 * 1_000_000
 
@@ -31,52 +31,64 @@ class Due(NamedTuple):
     back_up: list[Key]
 
 
-def due(keysets: Iterable[Keyset], held: Container[str], now: int) -> Due:
-    """Return what is due.
+# Keysets, and the ids of those of their keys that a backup holds.
+Blocks = Iterable[tuple[Iterable[Keyset], Container[str]]]
 
-    Args:
-        keysets: All keysets.
-        held: Ids of the keys that a backup holds.
-        now: The time, in microseconds since 1970.
-    """
+
+def due(blocks: Blocks, now: int) -> Due:
+    """Return what is due; `now` in microseconds since 1970."""
     found = Due([], [], [], [])
-    for keyset in keysets:
-        rules = policy.load(keyset.head.policy)
-        primary = keyset.primary
-        if primary is not None and rules.is_due(primary, now):
-            found.rotate.append(keyset.head.name)
-        for row in keyset.in_order():
-            key = Key._of(row, keyset.head.purpose)
-            if rules.is_stale(row, now):
-                found.reencrypt.append(key)
-            if 0 < row.destroy_after <= now:
-                found.destroy.append(key)
-            if row.state in (ACTIVE, PRE_ACTIVE) and row.key_id not in held:
-                found.back_up.append(key)
+    for keysets, held in blocks:
+        for keyset in keysets:
+            more = due_of(keyset, held, now)
+            found.rotate.extend(more.rotate)
+            found.reencrypt.extend(more.reencrypt)
+            found.destroy.extend(more.destroy)
+            found.back_up.extend(more.back_up)
     return found
 
 
-def figures(keysets: list[Keyset], held: Container[str], now: int) -> dict[str, int | float | None]:
+def due_of(keyset: Keyset, held: Container[str], now: int) -> Due:
+    """Return what is due for one keyset."""
+    found = Due([], [], [], [])
+    rules = policy.load(keyset.head.policy)
+    primary = keyset.primary
+    if primary is not None and rules.is_due(primary, now):
+        found.rotate.append(keyset.head.name)
+    for row in keyset.in_order():
+        key = Key._of(row, keyset.head.purpose)
+        if rules.is_stale(row, now):
+            found.reencrypt.append(key)
+        if 0 < row.destroy_after <= now:
+            found.destroy.append(key)
+        if row.state in (ACTIVE, PRE_ACTIVE) and row.key_id not in held:
+            found.back_up.append(key)
+    return found
+
+
+def figures(blocks: Blocks, now: int) -> dict[str, int | float | None]:
     """Return the figures that the store's content gives; see `KeyStore.stats`."""
-    counts: dict[str, int | float | None] = {
-        "keysets": sum(not keyset.head.destroyed for keyset in keysets)
-    }
-    for state in STATES:
-        counts[f"keys_{state.replace('-', '_')}"] = sum(
-            row.state == state for keyset in keysets for row in keyset.keys.values()
-        )
-    what = due(keysets, held, now)
-    ends = [
-        end
-        for keyset in keysets
-        if keyset.primary is not None
-        and (end := policy.load(keyset.head.policy).ends(keyset.primary)) is not None
-    ]
-    counts["due_rotations"] = len(what.rotate)
-    counts["due_reencryptions"] = len(what.reencrypt)
-    counts["due_destructions"] = len(what.destroy)
-    counts["not_backed_up"] = len(what.back_up)
-    counts["days_to_next_rotation"] = max(0.0, (min(ends) - now) / _DAY) if ends else None
+    counts: dict[str, int | float | None] = {}
+    keysets_left, end = 0, None
+    states = dict.fromkeys(STATES, 0)
+    what = {"due_rotations": 0, "due_reencryptions": 0, "due_destructions": 0, "not_backed_up": 0}
+    for keysets, held in blocks:
+        for keyset in keysets:
+            keysets_left += not keyset.head.destroyed
+            for row in keyset.keys.values():
+                states[row.state] += 1
+            now_due = due_of(keyset, held, now)
+            what["due_rotations"] += len(now_due.rotate)
+            what["due_reencryptions"] += len(now_due.reencrypt)
+            what["due_destructions"] += len(now_due.destroy)
+            what["not_backed_up"] += len(now_due.back_up)
+            if keyset.primary is not None:
+                ends = policy.load(keyset.head.policy).ends(keyset.primary)
+                end = ends if end is None or (ends is not None and ends < end) else end
+    counts["keysets"] = keysets_left
+    counts |= {f"keys_{state.replace('-', '_')}": number for state, number in states.items()}
+    counts |= what
+    counts["days_to_next_rotation"] = None if end is None else max(0.0, (end - now) / _DAY)
     return counts
 
 

@@ -23,6 +23,7 @@ from strongroom.keys.base import _SEEN
 from strongroom.keys.database import Transaction
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.material import wrap_new
+from strongroom.keys.reading import load_each
 from strongroom.keys.rows import sealed
 from strongroom.keys.states import ACTIVE, COMPROMISED, DESTROYED
 from strongroom.masters.wrapped import MasterKeyProvider
@@ -127,8 +128,11 @@ def restore(
                 f"the backup has the older schema {version}: restore it by the release that made "
                 "it, or migrate a copy of it first"
             )
-        root, _ = roots.open_root(master, source.read(roots.read_head))
+        head = source.read(roots.read_head)
+        root, opened_by = roots.open_root(master, head)
         try:
+            _, masters = roots.verify_head(root, head)
+            events.say_recovery(root, next(row for row in masters if row.key_id == opened_by))
             return _copy(source, root, url, logged, now)
         finally:
             root.destroy()
@@ -143,22 +147,36 @@ def _copy(
     logged: Logged,
     now: int,
 ) -> Restored:
-    tables, generation, ids = backup.read_verified(root, source)
     since = _Since(root.key_id, logged)
-    lost = [i for i in since.made if i not in ids and i not in since.destroyed]
     found: list[Restored] = []
 
     def fill(transaction: Transaction) -> None:
-        backup.copy_rows(transaction, tables)
+        missing = {i: None for i in since.made if i not in since.destroyed}
+
+        def look(keyset: Keyset) -> None:
+            for row in keyset.keys.values():
+                if row.state != DESTROYED:
+                    missing.pop(row.key_id, None)
+
+        copied = backup.Copied()
+        copied.copy(root, source, transaction, look)
         counted = _end_counts(transaction, root)
+        ended = set(counted)
         say = functools.partial(_events.report, store=root.key_id)
-        result = Restored(generation, len(ids), lost, [], [], [], counted)
+        lost = list(missing)
+        result = Restored(copied.generation, copied.number, lost, [], [], [], counted)
         changes = []
-        for before in keysets.load_all(transaction, root, {}):
-            after = _brought_forward(root, before, since, set(counted), result, now)
-            if after is not before:
-                changes.append((before, keysets.save(transaction, root, before, after)))
-        say("store.restored", generation=generation, count=len(ids), detail=f"{len(lost)} lost")
+        for block in load_each(transaction, root):
+            for before in block.keysets:
+                after = _brought_forward(root, before, since, ended, result, now)
+                if after is not before:
+                    changes.append((before, keysets.save(transaction, root, before, after)))
+        say(
+            "store.restored",
+            generation=copied.generation,
+            count=copied.number,
+            detail=f"{len(lost)} lost",
+        )
         for before, after in changes:
             events.say_changes(say, before, after)
         found[:] = [result]
@@ -197,11 +215,11 @@ def _brought_forward(
     now: int,
 ) -> Keyset:
     """Return a keyset as the log says it should be."""
-    gone = [i for i in since.destroyed if i in before.keys and before.keys[i].state != DESTROYED]
+    gone = [i for i, row in before.keys.items() if i in since.destroyed and row.state != DESTROYED]
     known = [
         i
-        for i in since.compromised.difference(gone)
-        if i in before.keys and before.keys[i].state not in (COMPROMISED, DESTROYED)
+        for i, row in before.keys.items()
+        if i in since.compromised and i not in gone and row.state not in (COMPROMISED, DESTROYED)
     ]
     after = before
     primary = before.primary

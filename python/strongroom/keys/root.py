@@ -18,6 +18,7 @@ from strongroom.masters.wrapped import MasterKeyProvider
 __all__ = [
     "Head",
     "MasterInfo",
+    "check_master",
     "describe",
     "has_master",
     "has_wrapping",
@@ -212,8 +213,7 @@ def master_row(
         MasterKeyError: The master refused.
         TypeError: It is no master.
     """
-    if not isinstance(master, MasterKeyProvider):
-        raise _no_master(master)
+    check_master(master)
     if replaces is None:
         data = wrapped.wrap_with(master, root)
     else:
@@ -223,6 +223,16 @@ def master_row(
         raise MasterKeyError(f"a master's uri is text of at most {_URI_BYTES} bytes")
     key_id = wrapped.parse(data).wrapping_id
     return sealed(root, MasterRow(key_id, uri, int(recovery), data, now))
+
+
+def check_master(master: object) -> None:
+    """Look that an object is a master.
+
+    Raises:
+        TypeError: It isn't.
+    """
+    if not isinstance(master, MasterKeyProvider):
+        raise _no_master(master)
 
 
 def _no_master(master: object) -> TypeError:

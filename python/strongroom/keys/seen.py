@@ -9,6 +9,8 @@ from strongroom.keys.rows import KeysetRow
 
 __all__ = ["Seen", "newest_logged"]
 
+_GENERATION_LENGTH = 8
+
 
 class Seen:
     """The newest generation of each keyset that this process has seen, of all stores.
@@ -19,29 +21,35 @@ class Seen:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stores: dict[str, dict[str, tuple[int, bytes]]] = {}
+        # Generation [8] and MAC in one object: there may be a million of them.
+        self._stores: dict[str, dict[str, bytes]] = {}
 
     def get(self, root_id: str, name: str) -> tuple[int, bytes] | None:
         """Return the newest generation seen and its head's MAC, None if none was."""
-        return self._stores.get(root_id, {}).get(name)
+        newest = self._stores.get(root_id, {}).get(name)
+        return None if newest is None else (_generation(newest), newest[_GENERATION_LENGTH:])
 
-    def of(self, root_id: str) -> dict[str, tuple[int, bytes]]:
-        """Return what `get` returns for each keyset of a store."""
+    def names(self, root_id: str) -> set[str]:
+        """Return the names of the keysets that were seen of a store."""
         with self._lock:
-            return dict(self._stores.get(root_id, {}))
+            return set(self._stores.get(root_id, ()))
 
     def record(self, root_id: str, head: KeysetRow) -> None:
         """Remember a head that was read outside a transaction, or committed in one."""
         with self._lock:
             heads = self._stores.setdefault(root_id, {})
             newest = heads.get(head.name)
-            if newest is None or newest[0] < head.generation:
-                heads[head.name] = (head.generation, head.mac)
+            if newest is None or _generation(newest) < head.generation:
+                heads[head.name] = head.generation.to_bytes(_GENERATION_LENGTH, "big") + head.mac
 
     def forget(self, root_id: str) -> None:
         """Forget a store, which the caller knows to have been restored from a backup."""
         with self._lock:
             self._stores.pop(root_id, None)
+
+
+def _generation(newest: bytes) -> int:
+    return int.from_bytes(newest[:_GENERATION_LENGTH], "big")
 
 
 def newest_logged(

@@ -213,6 +213,16 @@ def _select(table: Table, where: str = "") -> str:
     return f"SELECT {table.names} FROM {table.name} {where}".rstrip()
 
 
+def _beside_keys(table: Table) -> str:
+    """The rows of a table that has one row a key, of the keys of the keysets between two names."""
+    columns = ", ".join(f"t.{c.name}" for c in table.columns)
+    return (
+        # CROSS JOIN, or SQLite might begin with all of the other table.
+        f"SELECT {columns} FROM strongroom_keys k CROSS JOIN {table.name} t "
+        "WHERE k.keyset > ? AND k.keyset <= ? AND t.key_id = k.key_id"
+    )
+
+
 SELECT_VERSION = "SELECT schema_version FROM strongroom_store WHERE id = 1"
 
 SELECT_STORE = _select(STORE)
@@ -223,9 +233,7 @@ SELECT_MASTERS = _select(MASTERS)
 INSERT_MASTER = insert(MASTERS)
 DELETE_MASTER = "DELETE FROM strongroom_masters WHERE key_id = ?"
 
-SELECT_KEYSET_NAMES = "SELECT name FROM strongroom_keysets"
 SELECT_KEYSET = _select(KEYSETS, "WHERE name = ?")
-SELECT_ALL_KEYSETS = _select(KEYSETS)
 INSERT_KEYSET = insert(KEYSETS)
 UPDATE_KEYSET = _update(KEYSETS)
 
@@ -239,7 +247,10 @@ _SELECT_WHOLE_KEYS = (
 )
 # The columns of a key, then those of its wrapping.
 SELECT_KEYS = f"{_SELECT_WHOLE_KEYS} WHERE k.keyset = ?"
-SELECT_ALL_KEYS = _SELECT_WHOLE_KEYS
+# Of the keysets after one name (the first parameter) up to another: in the order of the database,
+# whatever that is, and the empty text comes before every name.
+SELECT_KEYS_BETWEEN = f"{_SELECT_WHOLE_KEYS} WHERE k.keyset > ? AND k.keyset <= ?"
+SELECT_KEYSET_AFTER = "SELECT keyset FROM strongroom_keys WHERE keyset > ? LIMIT 1"
 INSERT_KEY = insert(KEYS)
 UPDATE_KEY = _update(KEYS)
 INSERT_WRAPPED = insert(WRAPPED)
@@ -250,6 +261,7 @@ INSERT_USE = insert(USES)
 DELETE_USE = "DELETE FROM strongroom_uses WHERE id = ?"
 
 SELECT_USAGE = _select(USAGE, "WHERE key_id = ?")
+SELECT_USAGE_BETWEEN = _beside_keys(USAGE)
 SELECT_ALL_USAGE = _select(USAGE)
 INSERT_USAGE = insert(USAGE)
 UPDATE_USAGE = _update(USAGE)
@@ -261,10 +273,22 @@ UPDATE_LEASE = _update(LEASES)
 SELECT_BACKUPS = _select(BACKUPS)
 INSERT_BACKUP = insert(BACKUPS)
 SELECT_HELD = _select(HELD, "WHERE key_id = ?")
+SELECT_HELD_BETWEEN = _beside_keys(HELD)
 SELECT_ALL_HELD = _select(HELD)
 INSERT_HELD = insert(HELD)
 
 
-def select_all(table: Table) -> str:
-    """Return the statement that reads a whole table."""
-    return _select(table)
+def select_first(table: Table) -> str:
+    """Return the statement that reads the first so many rows, in the order of the first column."""
+    return _select(table, f"ORDER BY {table.columns[0].name} LIMIT ?")
+
+
+def select_next(table: Table) -> str:
+    """Return the statement that reads, after a value of the first column, so many rows more."""
+    first = table.columns[0].name
+    return _select(table, f"WHERE {first} > ? ORDER BY {first} LIMIT ?")
+
+
+def delete_all(table: Table) -> str:
+    """Return the statement that empties a table."""
+    return f"DELETE FROM {table.name}"

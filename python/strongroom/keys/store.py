@@ -10,35 +10,35 @@ from typing import Self
 from strongroom import _events, _native
 from strongroom.errors import KeyStoreError
 from strongroom.keys import database as databases
-from strongroom.keys import events, report, sql
+from strongroom.keys import events, sql
 from strongroom.keys import keyset as keysets
 from strongroom.keys import policy as policies
 from strongroom.keys import root as roots
-from strongroom.keys.backup import Backups
 from strongroom.keys.bound import BoundKeysets
 from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import DEFAULT_KEYSET, Keyset
 from strongroom.keys.leases import Leases, read_leases
 from strongroom.keys.lifecycle import Lifecycle, primary_of
+from strongroom.keys.looking import Looking
 from strongroom.keys.material import wrap_new
 from strongroom.keys.policy import Policy
-from strongroom.keys.report import Due
+from strongroom.keys.reading import rows_of
 from strongroom.keys.restore import Restored
 from strongroom.keys.root import MasterInfo
 from strongroom.keys.seen import newest_logged
 from strongroom.keys.store_masters import StoreMasters
-from strongroom.keys.usage import Usage
-from strongroom.masters import wrapped
 from strongroom.masters.wrapped import MasterKeyProvider
 
 __all__ = ["KeyStore"]
 
 DEFAULT_CACHE_SECONDS = 300
+# Tables whose rows nothing binds: each is looked at by itself.
+_ALONE = (sql.USES, sql.USAGE, sql.BACKUPS, sql.HELD)
 DEFAULT_BUSY_TIMEOUT = 5.0
 
 
-class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
+class KeyStore(Looking, Leases, StoreMasters, BoundKeysets, Lifecycle):
     """Keysets in a SQL database, each with its keys and at most one primary.
 
     Made by `KeyStore.create` and `KeyStore.open`; close it, or use it in a with-statement. Threads
@@ -97,6 +97,7 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         databases.create(url, fill, busy_timeout=busy_timeout)
         database = databases.open_database(url, busy_timeout=busy_timeout, read_only=False)
         store = cls(database, root, store_row, None)
+        store._opened_by = master_row.key_id
         store._count_from_now()
         return store
 
@@ -137,6 +138,7 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
             database.close()
             raise
         store = cls(database, root, store_row, cache_seconds)
+        store._opened_by = opened_by
         store._count_from_now()
         return store
 
@@ -262,8 +264,10 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         head, _ = self._head()
         self._database.read(lambda transaction: read_leases(transaction, self._root, head))
         newest = newest_logged(self._root_id, logged)
-        for keyset in self._load_all():
+        now = head.generation
+        for keyset in self._all():
             self._material.open_all(keyset)
+            now += keyset.head.generation
             known = newest.pop(keyset.head.name, 0)
             if keyset.head.generation < known:
                 raise KeyStoreError(
@@ -275,8 +279,8 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
                 f"the key store is older than it was: the audit log knows keyset {min(newest)!r}, "
                 "which is not there"
             )
-        self.all_usage(), self.held_keys(), self.backups()
-        now = self.generation()
+        for table in _ALONE:
+            self._read(lambda transaction: _look_through(transaction, self._root, table))  # noqa: B023
         if now < generation:
             raise KeyStoreError(
                 f"the key store is older than it was: it is at generation {now}, and {generation} "
@@ -284,10 +288,6 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
             )
 
     # Looking
-
-    def keysets(self) -> list[str]:
-        """Return the names of the keysets that were not destroyed, sorted."""
-        return [k.head.name for k in self._load_all() if not k.head.destroyed]
 
     def get_current_key(self, keyset: str = DEFAULT_KEYSET) -> Key:
         """Return the primary of a keyset.
@@ -312,40 +312,6 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         keyset = self._load(self._keyset_name_of(id))
         return Key._of(keyset.key(id), keyset.head.purpose)
 
-    def list_keys(self, keyset: str | None = None) -> list[Key]:
-        """Return the keys of a keyset, or of all, from the database, oldest first in each.
-
-        Raises:
-            KeyNotFoundError: There is no such keyset.
-        """
-        found = self._load_all() if keyset is None else [self._load(keyset)]
-        return [Key._of(row, k.head.purpose) for k in found for row in k.in_order()]
-
-    def due(self) -> Due:
-        """Return what is due now: rotations, re-encryptions, destructions, a backup."""
-        return report.due(self._load_all(), self.held_keys(), self._now())
-
-    def stats(self) -> dict[str, int | float | None]:
-        """Return figures for monitoring, from the whole database and of this process.
-
-        Returns:
-            `keysets`; `keys_` and each state; `due_rotations`, `due_reencryptions`,
-            `due_destructions`, `not_backed_up` keys;
-            `days_to_next_rotation`, None without policies; `cache_hits` and `cache_misses` of
-            unwrapped keys in this store; `master_calls` and `master_failures` of this process.
-        """
-        return {
-            **report.figures(self._load_all(), self.held_keys(), self._now()),
-            "cache_hits": self._material.hits,
-            "cache_misses": self._material.misses,
-            "master_calls": wrapped.COUNTS["calls"],
-            "master_failures": wrapped.COUNTS["failures"],
-        }
-
-    def metrics(self) -> str:
-        """Return `stats` as text in the exposition format of Prometheus."""
-        return report.exposition(self.stats())
-
     # Keysets
 
     def create_keyset(
@@ -369,15 +335,20 @@ class KeyStore(Backups, Usage, Leases, StoreMasters, BoundKeysets, Lifecycle):
         rules = (policy or Policy())._dump()
         new = _new_keyset(self._root, name, purpose, rules, self._now())
         key_id = new.head.primary_id
+        made = _has_key(key_id)
         saved: list[Keyset] = []
 
         def work(transaction: Transaction, say: events.Say) -> None:
-            if transaction.execute(sql.SELECT_KEYSET, (name,)):
-                raise KeyStoreError(f"a keyset named {name!r} is there already, or was destroyed")
-            saved[:] = [keysets.save(transaction, self._root, None, new)]
+            if not (saved and made(transaction)):
+                if transaction.execute(sql.SELECT_KEYSET, (name,)):
+                    raise KeyStoreError(
+                        f"a keyset named {name!r} is there already, or was destroyed"
+                    )
+                saved[:] = [keysets.save(transaction, self._root, None, new)]
+            # Else it is done again, and the commit whose answer was lost took place after all.
             events.say_changes(say, None, saved[0])
 
-        self._write(work, _has_key(key_id))
+        self._write(work, made)
         return Key._of(self._remember(saved[0]).key(key_id), purpose)
 
     def set_policy(self, keyset: str, policy: Policy) -> None:
@@ -405,6 +376,13 @@ def _new_keyset(
     key_id, data = wrap_new(root)
     keyset = Keyset.new(name, purpose, policy, now)
     return keyset.with_key(key_id, data, now).activated(key_id, now)
+
+
+def _look_through(
+    transaction: Transaction, root: _native.MemoryLockedKey, table: sql.Table
+) -> None:
+    for _ in rows_of(transaction, root, table):
+        pass
 
 
 def _has_key(key_id: str) -> Callable[[Transaction], bool]:

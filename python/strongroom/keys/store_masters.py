@@ -39,10 +39,12 @@ class StoreMasters(StoreBase):
 
         def work(transaction: Transaction, say: events.Say) -> None:
             store_row, masters = roots.locked(transaction, self._root)
-            if any(m.key_id == row.key_id for m in masters):
-                raise KeyStoreError(f"{row.uri} is a master of this store already")
-            transaction.execute(sql.INSERT_MASTER, row)
-            roots.save(transaction, self._root, store_row, [*masters, row])
+            # The very row is there where a commit whose answer was lost took place after all.
+            if row not in masters:
+                if any(m.key_id == row.key_id for m in masters):
+                    raise KeyStoreError(f"{row.uri} is a master of this store already")
+                transaction.execute(sql.INSERT_MASTER, row)
+                roots.save(transaction, self._root, store_row, [*masters, row])
             say("master.added", key_id=row.key_id, master=row.uri, recovery=recovery)
 
         self._write(work, roots.has_master(row.key_id, present=True))
@@ -62,9 +64,11 @@ class StoreMasters(StoreBase):
             KeyNotFoundError: The store has no such master.
             KeyStoreError: The new one is another master of this store already.
             MasterKeyError: It refused.
+            TypeError: It is no master.
         """
         self._check()
         self._check_writable()
+        roots.check_master(master)
         old = next((m for m in self._head()[1] if m.key_id == key_id), None)
         if old is None:
             raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
@@ -80,13 +84,14 @@ class StoreMasters(StoreBase):
         def work(transaction: Transaction, say: events.Say) -> None:
             store_row, masters = roots.locked(transaction, self._root)
             left = [m for m in masters if m.key_id != key_id]
-            if len(left) == len(masters):
-                raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
-            if any(m.key_id == row.key_id for m in left):
-                raise KeyStoreError(f"{row.uri} is a master of this store already")
-            transaction.execute(sql.DELETE_MASTER, (key_id,))
-            transaction.execute(sql.INSERT_MASTER, row)
-            roots.save(transaction, self._root, store_row, [*left, row])
+            if row not in masters:
+                if len(left) == len(masters):
+                    raise KeyNotFoundError(f"no master {key_id} in this store", key_id=key_id)
+                if any(m.key_id == row.key_id for m in left):
+                    raise KeyStoreError(f"{row.uri} is a master of this store already")
+                transaction.execute(sql.DELETE_MASTER, (key_id,))
+                transaction.execute(sql.INSERT_MASTER, row)
+                roots.save(transaction, self._root, store_row, [*left, row])
             say(
                 "master.rotated",
                 key_id=row.key_id,

@@ -16,9 +16,10 @@ from strongroom.errors import KeyStoreError
 from strongroom.keys import sql
 from strongroom.keys.base import StoreBase
 from strongroom.keys.database import Transaction
+from strongroom.keys.reading import rows_of
 from strongroom.keys.rows import UsageRow, sealed, verified
 
-__all__ = ["Usage", "UsageFigures"]
+__all__ = ["Usage", "UsageFigures", "figures_of"]
 
 FLUSH_SECONDS = 60
 _DAY = 86_400 * 1_000_000
@@ -95,7 +96,7 @@ class Usage(StoreBase):
         """
         self._keyset_name_of(id)
         found = self._database.read(lambda t: t.execute(sql.SELECT_USAGE, (id,)))
-        return _figures(verified(self._root, UsageRow, found[0])) if found else UsageFigures()
+        return figures_of(verified(self._root, UsageRow, found[0])) if found else UsageFigures()
 
     def flush_usage(self) -> None:
         """Write down now what this process counted; a store does that by itself, late.
@@ -110,9 +111,10 @@ class Usage(StoreBase):
     def all_usage(self) -> dict[str, UsageFigures]:
         """Return the figures of all keys that were ever used, by key id."""
         self._check()
-        found = self._database.read(lambda t: t.execute(sql.SELECT_ALL_USAGE))
-        rows = [verified(self._root, UsageRow, values) for values in found]
-        return {row.key_id: _figures(row) for row in rows}
+        found = self._read(
+            lambda t: [row for some in rows_of(t, self._root, sql.USAGE) for row in some]
+        )
+        return {row.key_id: figures_of(row) for row in found}
 
     def _count_from_now(self) -> None:
         """Begin to count: what came before this store was opened is none of its business."""
@@ -185,7 +187,8 @@ def _totals() -> dict[str, _Total]:
     return totals
 
 
-def _figures(row: UsageRow) -> UsageFigures:
+def figures_of(row: UsageRow) -> UsageFigures:
+    """Return what a row says."""
     from strongroom.keys.key import moment
 
     day = f"{moment(row.last_day * _DAY):%Y-%m-%d}" if row.last_day else None
