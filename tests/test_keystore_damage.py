@@ -339,6 +339,67 @@ def test_rows_of_another_store(full: Place) -> None:
     use(full)
 
 
+class Loose:
+    """A service that binds no context: it unwraps whatever it wrapped."""
+
+    mechanism = 4
+    key_id = "5e" * 16
+    uri = "test:loose"
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
+
+    def wrap(self, key: Any, context: str) -> bytes:
+        blob = secrets.token_bytes(20)
+        self.kept[blob] = bytes(key.get())
+        return blob
+
+    def unwrap(self, blob: bytes, context: str) -> bytes:
+        return self.kept[blob]
+
+
+@pytest.mark.parametrize("loose", [False, True])
+@pytest.mark.parametrize("kind", PLACES, ids=lambda kind: kind.kind)
+def test_two_masters_that_disagree(kind: type[Place], tmp_path: Path, loose: bool) -> None:
+    """One of them unwraps another root, which is a root: its id shows that it is not this one's."""
+    place = kind(tmp_path)
+    second: Any = Loose() if loose else FileMasterKey.create(tmp_path / "second.key")
+    other = place.other("other")
+    for one in (place, other):
+        with one.create() as store:
+            store.add_master(second)
+    ((blob,),) = other.sql("SELECT wrapped FROM strongroom_masters WHERE key_id = ?", second.key_id)
+    own = place.sql("SELECT wrapped FROM strongroom_masters WHERE key_id = ?", second.key_id)
+    change = "UPDATE strongroom_masters SET wrapped = ? WHERE key_id = ?"
+    place.sql(change, bytes(blob), second.key_id)
+    with pytest.raises(MasterKeyError if loose else KeyStoreError, match=r"another key|damaged"):
+        KeyStore.open(place.url, second)
+    with pytest.raises(KeyStoreError, match="damaged"):
+        place.open()
+    place.sql(change, bytes(own[0][0]), second.key_id)
+    KeyStore.open(place.url, second).close()
+    place.open().close()
+
+
+@pytest.mark.parametrize("kind", PLACES, ids=lambda kind: kind.kind)
+def test_two_keys_of_one_id(kind: type[Place], tmp_path: Path) -> None:
+    """The database allows none; one whose constraints were taken away is refused."""
+    place = fill(kind(tmp_path))
+    double = "INSERT INTO strongroom_keys SELECT * FROM strongroom_keys WHERE keyset = 'other'"
+    with pytest.raises(Exception, match=r"UNIQUE|unique"):
+        place.sql(double)
+    if place.kind == "sqlite":
+        place.sql("ALTER TABLE strongroom_keys RENAME TO old")
+        place.sql("CREATE TABLE strongroom_keys AS SELECT * FROM old")
+        place.sql("DROP TABLE old")
+    else:
+        place.sql("ALTER TABLE strongroom_keys DROP CONSTRAINT strongroom_keys_pkey")
+        place.sql("DROP INDEX strongroom_keys_version, strongroom_keys_active")
+    place.sql(double)
+    with pytest.raises(KeyStoreError, match="damaged"):
+        use(place)
+
+
 # What is particular to SQLite files
 
 
