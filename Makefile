@@ -99,7 +99,6 @@ bench-compare: bench-venv  ## this tree beside REV=..., both built, ratios side 
 
 .PHONY: bench-databases
 bench-databases: bench-venv  ## rotations of databases, into benches/DATABASES.md; some minutes
-	@$(BENCH_VENV)/bin/pip install -q 'sqlcipher3>=0.6.4'
 	@$(BENCH_VENV)/bin/python -m benches.databases $(BENCH_ARGS)
 
 fuzz:  ## run each fuzz target for FUZZ_SECONDS

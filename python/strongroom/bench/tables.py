@@ -100,8 +100,12 @@ def memory_table(document: Mapping[str, Any]) -> Table:
 
 def held_up_table(document: Mapping[str, Any]) -> Table:
     """Return the longest pauses of another thread by call, in ms."""
-    return ["call", "by us (GIL), ms", "in all, ms", "the call, ms"], [
-        [name, *(f"{value[kind] * 1e3:.1f}" for kind in ("gil", "wall", "call"))]
+    return ["call", "by us (GIL), ms", "in all, ms", "the call, ms", "runs"], [
+        [
+            name,
+            *(f"{value[kind] * 1e3:.1f}" for kind in ("gil", "wall", "call")),
+            f"{value['runs']:.0f}",
+        ]
         for name, value in document["held_up"].items()
     ]
 
