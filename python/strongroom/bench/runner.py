@@ -131,7 +131,7 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             "rounds_max": scale.rounds_max,
         }
         if not first:
-            files_pace |= {"budget_seconds": scale.file_budget_seconds / 3}
+            files_pace |= {"budget_seconds": scale.file_budget_seconds / 3, "rounds_min": 2}
         for size in scale.sizes:
             if engine == "aws-lc" and size > SMALL_MAX:
                 continue
