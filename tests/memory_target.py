@@ -42,9 +42,9 @@ def checkpoint(name: str) -> None:
     os.read(0, 1)
 
 
-def raw_key(name: str = "key") -> bytearray:
+def raw_key(name: str = "key", length: int = 32) -> bytearray:
     """The key in a file, with no copy of it but the result."""
-    key = bytearray(32)
+    key = bytearray(length)
     fd = os.open(FOLDER / name, os.O_RDONLY)
     os.readv(fd, [key])
     os.close(fd)
@@ -275,7 +275,7 @@ def scenario_store() -> None:
 
 def scenario_token() -> None:
     """Keys that a token wraps and unwraps, and the PIN that opens it."""
-    pin = raw_key("pin")
+    pin = raw_key("pin", 200)
     key = MemoryLockedKey(raw_key())
 
     def read_pin() -> bytearray:
@@ -283,14 +283,20 @@ def scenario_token() -> None:
 
     with strongroom.HSMKeyManager(token_label="memory", pin=read_pin) as hsm:
         pin[:] = bytes(len(pin))
+        checkpoint("opened")
+        # The second manager's PIN is compared with the first one's.
+        pin[:] = raw_key("pin", 200)
+        strongroom.HSMKeyManager(token_label="memory", pin=read_pin).close()
+        pin[:] = bytes(len(pin))
+        checkpoint("opened twice")
+        # The session is lost, and the PIN that is kept opens another.
+        assert hsm._token is not None
+        hsm._module.close_session(hsm._token._session, log_out=True)
         master = hsm.generate_key("master:memory")
+        checkpoint("opened again")
         for _ in range(20):
             wrapped = hsm.wrap_key(master, key)
             hsm.unwrap_key(master, wrapped, key.key_id).destroy()
-            # The second manager's PIN is compared with the first one's.
-            pin[:] = raw_key("pin")
-            strongroom.HSMKeyManager(token_label="memory", pin=read_pin).close()
-            pin[:] = bytes(len(pin))
             with contextlib.suppress(DecryptionError):
                 hsm.unwrap_key(master, wrapped, "00" * 16)
         checkpoint("alive")

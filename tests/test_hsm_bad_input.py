@@ -17,7 +17,7 @@ from hsm_help import bare as bare
 from hsm_help import hsm as hsm
 from strongroom import HSMKeyManager, MemoryLockedKey, Pkcs11MasterKey
 from strongroom.errors import HSMError, KeyNotFoundError, KeyStateError, MasterKeyError
-from strongroom.hsm import Pkcs11Uri
+from strongroom.hsm import Pkcs11Uri, pins
 from strongroom.hsm.keys import new_id
 from strongroom.masters import open_master
 
@@ -218,6 +218,34 @@ def test_pin_sources(backend: Backend, tmp_path: Path, newline: str) -> None:
 def test_pin_sources_that_fail(backend: Backend, source: str, said: str) -> None:
     with pytest.raises(HSMError, match=said):
         HSMKeyManager(backend.path, uri=f"pkcs11:token={LABEL}?pin-source={source}")
+
+
+def test_copies_of_a_pin_are_wiped(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[bytearray] = []
+
+    def kept(call: Any) -> Any:
+        def work(*arguments: Any) -> bytearray:
+            copies.append(call(*arguments))
+            return copies[-1]
+
+        return work
+
+    monkeypatch.setattr(pins, "pin_bytes", kept(pins.pin_bytes))
+    monkeypatch.setattr(pins.HeldPin, "read", kept(pins.HeldPin.read))
+    with backend.open() as hsm:
+        with backend.open(), pytest.raises(HSMError, match="another PIN"):
+            backend.open(pin="another")
+        assert hsm._token is not None
+        before = len(copies)
+        # The session is lost, and the PIN that is kept opens another.
+        hsm._module.close_session(hsm._token._session, log_out=True)
+        hsm.list_keys()
+        assert len(copies) == before + 1
+    for pin in 2 * ["refused-" + secrets.token_hex(4)]:
+        with pytest.raises(HSMError, match=r"wrong|refused"):
+            backend.open(pin=pin)
+    assert len(copies) > 10
+    assert not any(any(copy) for copy in copies)
 
 
 def test_the_pin_shows_nowhere(backend: Backend, hsm: HSMKeyManager) -> None:

@@ -164,7 +164,8 @@ def test_a_generator_that_repeats_itself(byte: int) -> None:
 shim.set("stuck_rng", 256 + int(arguments[1]))
 with open_manager() as hsm:
     key_id = hsm.generate_key(arguments[0])
-    assert len({hsm.encrypt(key_id, b"x")[20:32] for _ in range(200)}) == 200
+    nonces = {hsm.encrypt(key_id, b"x")[20:32] for _ in range(200)}
+    assert len(nonces) == 200 and bytes(12) not in nonces
     assert shim.calls.count("C_GenerateRandom") <= 2
     results = {check.name: check.result for check in hsm.self_test()}
     assert results["random numbers"] == "failed" and results["encryption"] == "yes"
@@ -361,8 +362,9 @@ def test_a_life_of_keys_with_a_lost_answer() -> None:
 @pytest.mark.sweep
 def test_every_lost_answer() -> None:
     points = every_lost_answer()
-    for at in range(0, len(points), 100):
-        assert lost_answers(points[at : at + 100]) == ""
+    # A few in each process, which must end in time also on a machine that is busy.
+    for at in range(0, len(points), 20):
+        assert lost_answers(points[at : at + 20]) == ""
 
 
 # --- Killed while it rotates: H9 ----------------------------------------------------------------
@@ -416,7 +418,9 @@ def test_killed_while_it_rotates() -> None:
 @pytest.mark.sweep
 def test_killed_at_each_call_of_a_rotation() -> None:
     count = int(killed([])[0][0])
-    assert len(killed(list(range(1, count + 1)))) == count
+    points = list(range(1, count + 1))
+    for at in range(0, count, 20):
+        assert len(killed(points[at : at + 20])) == len(points[at : at + 20])
 
 
 # --- Out of reach: H4, H5, timeouts -------------------------------------------------------------

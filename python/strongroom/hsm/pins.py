@@ -180,7 +180,7 @@ class HeldPin:
 
     def equals(self, pin: bytearray) -> bool:
         """Compare in constant time, in the process that was given it."""
-        data = self._buffer.read()
+        data = self.read()
         try:
             return hmac.compare_digest(data, pin)
         finally:
