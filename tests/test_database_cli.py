@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Cli
-from strongroom import EncryptedDatabase, FileMasterKey, KeyStore
+from strongroom import DatabaseKeyRotation, EncryptedDatabase, FileMasterKey, KeyStore
 
 
 @pytest.fixture
@@ -78,6 +78,32 @@ def test_exit_codes(cli: Cli, tmp_path: Path) -> None:
     assert cli.run("db", "rotate", "a.db", "--keyset", "database/a").code == 19
     run = cli.run("db", "status", "a.db", "--keyset", "database/a", "--json")
     assert (run.code, run.objects[0]["state"]) == (1, "recover")
+
+
+def test_what_is_due_is_left_to_db_rotate(cli: Cli) -> None:
+    with _store(cli) as store:
+        # The keys of two days ago.
+        clock = store._clock
+        store._clock = lambda: clock() - 2 * 86_400 * 10**9
+        DatabaseKeyRotation(cli.folder / "a.db", store, keyset="database/a").rotate_key()
+        store.create_keyset("old")
+    for name in ("database/a", "old"):
+        cli.ok("keys", "policy", "--keyset", name, "--originator", "1d")
+    states = _states(cli)
+    run = cli.fails(3, "keys", "rotate", "--due", "--json")
+    assert "`strongroom db rotate`" in run.stderr
+    assert [o["keyset"] for o in run.of_type("key")] == ["old"]
+    assert _states(cli) == states
+    refused = cli.fails(15, "keys", "rotate", "--keyset", "database/a")
+    assert "strongroom db rotate" in refused.stderr
+    assert cli.ok("keys", "due", "--json").objects
+    (done,) = cli.ok("db", "rotate", "a.db", "--keyset", "database/a", "--if-due", "--json").objects
+    assert done["status"] == "ok"
+
+
+def _states(cli: Cli) -> list[str]:
+    with _store(cli) as store:
+        return [key.state for key in store.list_keys("database/a")]
 
 
 def test_adopt(cli: Cli, tmp_path: Path) -> None:
