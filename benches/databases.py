@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqlcipher3 import dbapi2
 from strongroom import DatabaseKeyRotation, EncryptedDatabase, FileMasterKey, KeyStore
 from strongroom.database import RotationReport
 from strongroom.keys import base
@@ -105,7 +106,8 @@ class Place:
         with self.fresh() as (store, path):
             connection = EncryptedDatabase(path, store).connect(isolation_level=None)
             start = time.perf_counter()
-            connection.reset_key(b"x'" + os.urandom(32).hex().encode() + b"'")
+            # By the class below: our own connections refuse it.
+            dbapi2.Connection.reset_key(connection, b"x'" + os.urandom(32).hex().encode() + b"'")
             if self.mode == "wal":
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             seconds = time.perf_counter() - start

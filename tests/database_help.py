@@ -135,6 +135,19 @@ def opens(path: Path, secret: bytearray, *, immutable: bool = True) -> bool:
     return True
 
 
+def rows_under(path: Path, secret: bytearray) -> int:
+    """How many rows a key opens, by sqlcipher3 alone; 0 if it opens none, or damaged ones."""
+    with contextlib.closing(dbapi2.connect(path)) as connection:
+        connection.execute("PRAGMA cipher_log_level = NONE")
+        connection.set_key(f"x'{bytes(secret).hex()}'".encode())
+        try:
+            (rows,) = connection.execute("SELECT count(*) FROM rows").fetchone()
+            whole = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        except dbapi2.DatabaseError:
+            return 0
+    return int(rows) if whole else 0
+
+
 def pages_under(data: bytes, secret: bytes, salt: bytes) -> int:
     """How many pages anywhere in some bytes authenticate under a raw key, at any offset of 4.
 

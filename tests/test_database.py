@@ -351,6 +351,42 @@ def test_attaching_is_refused_by_name(vault: Vault, tmp_path: Path) -> None:
     assert not (tmp_path / "other.db").exists()
 
 
+def test_what_is_refused_stays_refused(vault: Vault, tmp_path: Path) -> None:
+    vault.fill()
+    seen: list[int] = []
+
+    def mine(action: int, *_: object) -> int:
+        seen.append(action)
+        denied = action == dbapi2.SQLITE_DELETE
+        return int(dbapi2.SQLITE_DENY if denied else dbapi2.SQLITE_OK)
+
+    with contextlib.closing(vault.database.connect(isolation_level=None)) as connection:
+        for callback in (mine, None):
+            connection.set_authorizer(callback)
+            with pytest.raises(EncryptedDatabaseError, match=r"other\.db"):
+                connection.execute(f"ATTACH '{tmp_path}/other.db' AS other")
+            if callback:
+                with pytest.raises(dbapi2.DatabaseError, match="not authorized"):
+                    connection.execute("DELETE FROM rows")
+        assert dbapi2.SQLITE_DELETE in seen
+        assert connection.execute("SELECT count(*) FROM rows").fetchone() == (200,)
+
+
+def test_another_key_is_refused(vault: Vault) -> None:
+    vault.fill()
+    key = "x'" + "11" * 32 + "'"
+    with contextlib.closing(vault.database.connect(isolation_level=None)) as connection:
+        for name in ("rekey", "ReKey", "hexrekey", "key", "cipher_migrate"):
+            with pytest.raises(EncryptedDatabaseError, match="strongroom db rotate"):
+                connection.execute(f'PRAGMA {name} = "{key}"')
+        for act in (connection.reset_key, connection.set_key):
+            with pytest.raises(EncryptedDatabaseError, match="strongroom db rotate"):
+                act(key.encode())
+        connection.execute("INSERT INTO rows (data) VALUES (1)")
+    assert vault.count() == 201
+    assert len(vault.live_keys()) == 1
+
+
 def test_one_database_a_keyset(vault: Vault, tmp_path: Path) -> None:
     vault.fill()
     with pytest.raises(KeyStateError, match="keyset="):
@@ -458,23 +494,6 @@ def test_a_wrong_store(vault: Vault, tmp_path: Path) -> None:
             with pytest.raises(DatabaseKeyError, match="no key of keyset"):
                 act()
     assert vault.count() == 200
-
-
-def test_no_room(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault.fill()
-    size = vault.path.stat().st_size
-    monkeypatch.setattr(DatabaseKeyRotation, "_free", lambda _: 2 * size)
-    _refused(vault.path, EncryptedDatabaseError, str(2 * size + (1 << 20)), vault)
-
-
-def test_a_network_file_system(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    from strongroom.database import places
-
-    vault.fill()
-    kinds = places.file_system_of(str(vault.path))
-    monkeypatch.setattr(places, "_NETWORK", {kinds})
-    _refused(vault.path, EncryptedDatabaseError, "network file system", vault)
-    vault.rotate(force=True)
 
 
 def test_two_threads(vault: Vault) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from strongroom import _events
 from strongroom.database import places as files
+from strongroom.database.before import check_room
 from strongroom.database.documents import Sidecar
 from strongroom.database.encrypted import DEFAULT_KEYSET, EncryptedDatabase, sqlcipher
 from strongroom.database.places import FileLock, Places, locate
@@ -80,7 +81,8 @@ def adopt_database(
         FileNotFoundError: It isn't there.
         DatabaseBusyError: Another connection, or another process, has it open.
         NotADatabaseError: It is neither kind, or of SQLCipher 3.
-        EncryptedDatabaseError: It is under a key of the keyset already, or there is no room.
+        EncryptedDatabaseError: It is under a key of the keyset already, or there is no room, or it
+            is mounted by itself.
         KeyStateError: The keyset is another database's.
     """
     sqlcipher()
@@ -90,6 +92,7 @@ def adopt_database(
     with FileLock.take(places, exclusive=True, timeout=busy_timeout) as lock:
         _forget_link(places, original)
         files.refuse_unsuitable(places)
+        files.refuse_mounted(places)
         source.refresh()
         source.usable()
         database = EncryptedDatabase(places.database, key_store, keyset=keyset)
@@ -114,7 +117,7 @@ def adopt_database(
             tables = rows = 0
         else:
             _check_sole(places, force)
-            _check_room(places)
+            check_room(places, "taking over")
             tables, rows = _adopt(places, source, lock, sidecar, wanted, passphrase, busy_timeout)
         if not keep_original:
             files.remove_durably(places, original)
@@ -193,16 +196,6 @@ def _forget_link(places: Places, original: str) -> None:
 def _check_sole(places: Places, force: bool) -> None:
     if files.holders(places.database) and not force:
         raise _in_use(places)
-
-
-def _check_room(places: Places) -> None:
-    disk = os.statvfs(places.directory)
-    needed, free = 2 * places.size() + (1 << 20), disk.f_bavail * disk.f_frsize
-    if free < needed:
-        raise EncryptedDatabaseError(
-            f"taking over {places.database} needs {needed} bytes of free disk, twice its size and "
-            f"1 MiB, and {free} are there; nothing was changed"
-        )
 
 
 def _in_use(places: Places) -> DatabaseBusyError:

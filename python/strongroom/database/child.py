@@ -36,10 +36,13 @@ class _Child:
     def __init__(self, job: dict[str, Any]) -> None:
         self.places = locate(job["path"])
         self.settings = CipherSettings.load(job["settings"])
+        if job["salt"]:
+            self.settings = self.settings._replace(salt=job["salt"])
         self.timeout: float = job["timeout"]
         self.figures = Figures(*job["figures"]) if job.get("figures") else None
         self.count: int = job["candidates"]
         self.check: bool = job["check"]
+        self.undo: bool = job["undo"]
         self.passphrase: int = job["passphrase"]
         self._pipe: int = job["pipe"]
 
@@ -205,26 +208,27 @@ class _Child:
                 if name == "new":
                     work.prove_refused(places.database, secrets.old, settings)
                     work.prove_no_journal(places)
-                self.step(0, found=name)
+                if name == "old" or not self.undo:
+                    self.step(0, found=name)
+                    return name
             finally:
                 connection.close()
-            return name
-        return self._restore(secrets, descriptor)
-
-    def _restore(self, secrets: Secrets, descriptor: int) -> str:
-        places, settings = self.places, self.settings
+            # Nobody wrote under a key that never was the primary: the backup is as new as the file.
+            return self._restore(secrets, descriptor, "it is under a key that was destroyed")
         for secret in (secrets.new, secrets.old):
             if work.first_page_is_authentic(descriptor, secret, settings):
                 raise Proof("its first page is right, and SQLite finds it damaged")
+        return self._restore(secrets, descriptor, "it opens under neither key")
+
+    def _restore(self, secrets: Secrets, descriptor: int, why: str) -> str:
+        places, settings = self.places, self.settings
         if self.figures is None or not os.path.exists(places.backup):
-            raise Proof(f"it opens under neither key, and {places.backup} is not there")
+            raise Proof(f"{why}, and {places.backup} is not there")
         try:
             work.prove(places.backup, secrets.old, settings, secrets.figures, self.figures)
-        except Proof as error:
-            raise Proof(
-                f"it opens under neither key, and {places.backup} is not this rotation's: {error}"
-            ) from None
-        work.restore(places, descriptor)
+        except (Proof, driver.DatabaseError) as error:
+            raise Proof(f"{why}, and {places.backup} is not this rotation's: {error}") from None
+        work.restore(places, descriptor, settings.page_size)
         work.prove(places.database, secrets.old, settings, secrets.figures, self.figures)
         self.step(0, found="restored")
         return "restored"

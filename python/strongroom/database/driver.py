@@ -34,6 +34,8 @@ BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, AUTH, NOTADB = (
     23,
     26,
 )
+SQLITE_OK = int(dbapi2.SQLITE_OK)
+_KEY_PRAGMAS = {"key", "hexkey", "textkey", "rekey", "hexrekey", "textrekey", "cipher_migrate"}
 _HEX = b"0123456789abcdef"
 KEY_BYTES = 32
 
@@ -153,6 +155,33 @@ class Connection(dbapi2.Connection):  # type: ignore[misc]
     """A connection of sqlcipher3, keyed and checked, whose errors say when the key was rotated."""
 
     _guard: Guard | None = None
+    _allowed: Callable[..., int] | None = None
+
+    def set_authorizer(self, authorizer_callback: Callable[..., int] | None) -> None:
+        """See sqlite3; what is refused on each connection stays so."""
+        own = self._allowed
+
+        def both(*args: Any) -> int:
+            verdict = own(*args) if own is not None else SQLITE_OK
+            if verdict != SQLITE_OK or authorizer_callback is None:
+                return verdict
+            return authorizer_callback(*args)
+
+        super().set_authorizer(both)
+
+    def set_key(self, *args: Any) -> None:
+        """Refused: the key is given by then."""
+        self._refuse_key()
+        super().set_key(*args)
+
+    def reset_key(self, *args: Any) -> None:
+        """Refused: the file would be under a key that its key store has not."""
+        self._refuse_key()
+        super().reset_key(*args)
+
+    def _refuse_key(self) -> None:
+        if self._guard is not None:
+            raise EncryptedDatabaseError(_key_text(self._guard))
 
     def cursor(self, factory: Any = Cursor) -> Any:
         """See sqlite3."""
@@ -216,10 +245,7 @@ def _explain(connection: Any, error: BaseException) -> NoReturn:
     code = code_of(error)
     if code == AUTH and guard.refused:
         refused, guard.refused = guard.refused, ""
-        raise _RefusedError(
-            f"{refused} can't be attached to {guard.path}: it would be under the same key, of "
-            "which a rotation would know nothing; open it by an EncryptedDatabase of its own"
-        ) from error
+        raise _RefusedError(refused) from error
     if (code in (NOTADB, READONLY) or isinstance(error, MemoryError)) and guard.rotated():
         raise _RotatedError(
             f"the key of {guard.path} was rotated: reconnect; what was committed is there"
@@ -291,6 +317,17 @@ def try_open(
     return connection
 
 
+def salt_of(path: str, settings: CipherSettings) -> bytes:
+    """Return the salt that a database's file begins with, 16 bytes.
+
+    SQLite reads it, for closing a descriptor of ours would drop its locks; and nothing else.
+    """
+    connection = open_with(path, bytearray(KEY_BYTES), settings, mode="ro", immutable=True)
+    with contextlib.closing(connection):
+        (salt,) = connection.execute("PRAGMA cipher_salt").fetchone()
+    return bytes.fromhex(salt)
+
+
 def header_fits(path: str, settings: CipherSettings) -> bool:
     """Tell whether a plaintext header says the page size that the settings say.
 
@@ -327,13 +364,32 @@ def read_first_page(connection: Any, settings: CipherSettings) -> None:
             cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def refuse_attached(connection: Any, guard: Guard) -> None:
-    """Refuse ATTACH of other files on a connection; VACUUM's own temporary one passes."""
+def refuse_dangerous(connection: Any, guard: Guard) -> None:
+    """Refuse on a connection what a rotation would know nothing of.
+
+    ATTACH of other files (VACUUM's own temporary one passes), and another key: by PRAGMA, since
+    `Connection` refuses it by its methods.
+    """
 
     def allowed(action: int, name: str | None, *_: object) -> int:
-        if action != dbapi2.SQLITE_ATTACH or name in ("", ":memory:"):
-            return int(dbapi2.SQLITE_OK)
-        guard.refused = repr(name) if name else "a file named by a parameter"
+        if action == dbapi2.SQLITE_ATTACH and name not in ("", ":memory:"):
+            other = repr(name) if name else "a file named by a parameter"
+            guard.refused = (
+                f"{other} can't be attached to {guard.path}: it would be under the same key, of "
+                "which a rotation would know nothing; open it by an EncryptedDatabase of its own"
+            )
+        elif action == dbapi2.SQLITE_PRAGMA and str(name).lower() in _KEY_PRAGMAS:
+            guard.refused = _key_text(guard)
+        else:
+            return SQLITE_OK
         return int(dbapi2.SQLITE_DENY)
 
-    connection.set_authorizer(allowed)
+    connection._allowed = allowed
+    connection.set_authorizer(None)
+
+
+def _key_text(guard: Guard) -> str:
+    return (
+        f"the key of {guard.path} is its key store's, and nothing would open it under another one: "
+        "rotate it by DatabaseKeyRotation, or strongroom db rotate"
+    )

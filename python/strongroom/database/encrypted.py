@@ -13,6 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strongroom import _events, _native
+from strongroom.database import journals
 from strongroom.database import places as files
 from strongroom.database.documents import Sidecar, Unreadable
 from strongroom.database.places import FileLock, Places, locate
@@ -214,6 +215,8 @@ class EncryptedDatabase:
             self._source.refresh()
         sqlite_mode = "ro" if mode == "ro" else "rw"
         try:
+            lost = journals.refuse_foreign(self._places, settings, self._source)
+            opening = settings._replace(salt=lost) if lost else settings
             for again in (False, True):
                 if again:
                     self._source.refresh()
@@ -221,7 +224,7 @@ class EncryptedDatabase:
                     secret = self._source.secret(candidate.key_id)
                     try:
                         connection = driver.try_open(
-                            self._places.database, secret, settings, mode=sqlite_mode, **options
+                            self._places.database, secret, opening, mode=sqlite_mode, **options
                         )
                     finally:
                         driver.wipe(secret)
@@ -254,7 +257,7 @@ class EncryptedDatabase:
             rotated = lambda: self._was_rotated(key_id)  # noqa: E731
             guard = driver.Guard(self.path, read_only, rotated, timeout)
             connection._guard = guard
-            driver.refuse_attached(connection, guard)
+            driver.refuse_dangerous(connection, guard)
             _events.report(
                 "database.opened",
                 key_id=key_id,
@@ -305,6 +308,8 @@ class EncryptedDatabase:
                 return
             if self._source.store.read_only:
                 raise self._unrecovered("the key store was opened read-only")
+            if os.path.lexists(places.intent) and not self._may_write():
+                raise self._unrecovered("this user can't write there")
             from strongroom.database.recovery import recover
 
             recover(places, self._source, lock, timeout=timeout)
@@ -427,4 +432,5 @@ class EncryptedDatabase:
         return self._places
 
     def _may_write(self) -> bool:
-        return os.access(self._places.directory, os.W_OK)
+        places = self._places
+        return all(os.access(path, os.W_OK) for path in (places.directory, places.database))

@@ -10,17 +10,27 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Self
 
 from strongroom.errors import DatabaseBusyError, EncryptedDatabaseError, NotADatabaseError
 
-__all__ = ["FileLock", "Places", "holders", "locate", "network_file_system", "refuse_unsuitable"]
+__all__ = [
+    "FileLock",
+    "Places",
+    "holders",
+    "locate",
+    "network_file_system",
+    "refuse_mounted",
+    "refuse_unsuitable",
+]
 
 _NETWORK = {
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs",
-    "fuse.sshfs", "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs",
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs",
+    "fuse.juicefs", "fuse.moosefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "gpfs",
+    "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs", "vboxsf",
 }  # fmt: skip
 
 
@@ -118,6 +128,20 @@ def refuse_unsuitable(places: Places) -> os.stat_result:
     return status
 
 
+def refuse_mounted(places: Places) -> None:
+    """Look that the file lies in its directory, not on another file system or elsewhere on this.
+
+    Raises:
+        EncryptedDatabaseError: It is a mount point of its own.
+    """
+    if mounted_by_itself(places.database):
+        raise EncryptedDatabaseError(
+            f"{places.database} is mounted by itself, as containers do with single files: its "
+            "journal and its backup would lie in another place than it; mount its directory, or do "
+            "it where the file really lies"
+        )
+
+
 def network_file_system(path: str) -> str | None:
     """Return the type of the network file system that a path is on, None if it is on none."""
     kind = file_system_of(path)
@@ -128,13 +152,25 @@ def file_system_of(path: str) -> str | None:
     """Return the type of the file system that a path is on, None if it can't be told."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
+    return next((kind for number, _, kind in _mounts() if number == wanted), None)
+
+
+def mounted_by_itself(path: str) -> bool:
+    """Tell whether a file, its links resolved, is a mount point: it has another name elsewhere."""
+    # What stands in mountinfo has blanks, tabs, newlines and backslashes as \040 and so on.
+    octal = re.sub(rb"[ \t\n\\]", lambda m: b"\\%03o" % m[0][0], os.fsencode(path))
+    return any(point == octal for _, point, _ in _mounts())
+
+
+def _mounts() -> list[tuple[str, bytes, str]]:
+    """Return device number, mount point and type of what is mounted, as far as it can be read."""
+    found = []
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            left, _, right = line.partition(" - ")
-            kind = right.split(" ")[0]
-            if left.split(" ")[2] == wanted:
-                return kind
-    return None
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            left, _, right = line.partition(b" - ")
+            fields = left.split(b" ")
+            found.append((fields[2].decode(), fields[4], right.split(b" ")[0].decode()))
+    return found
 
 
 def holders(path: str) -> list[str]:

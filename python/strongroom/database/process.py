@@ -49,6 +49,8 @@ class Worker:
         candidates: int = 0,
         figures: tuple[int, int, str] | None = None,
         check: bool = False,
+        undo: bool = False,
+        salt: str = "",
         passphrase: int = -1,
     ) -> None:
         if not sys.executable:
@@ -56,16 +58,8 @@ class Worker:
         self._buffer = b""
         reading, self._pipe = os.pipe()
         try:
-            # The child has the lock too: it is held until both are gone. -P: no module is taken
-            # from the current directory.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "strongroom.database.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(reading, lock.descriptor),
-                env=_environment(),
-            )
+            # The child has the lock too: it is held until both are gone.
+            self._process = _start(reading, lock.descriptor)
         except BaseException:
             os.close(self._pipe)
             raise
@@ -81,6 +75,8 @@ class Worker:
                     "candidates": candidates,
                     "figures": figures,
                     "check": check,
+                    "undo": undo,
+                    "salt": salt,
                     "passphrase": passphrase,
                     "parent": os.getpid(),
                     "pipe": reading,
@@ -185,6 +181,18 @@ class Worker:
                 # What was not flushed to a dead child is lost, and that is meant.
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _start(*descriptors: int) -> subprocess.Popen[bytes]:
+    # -P: no module is taken from the current directory.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "strongroom.database.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+        env=_environment(),
+    )
 
 
 def _environment() -> dict[str, str]:

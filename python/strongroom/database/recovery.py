@@ -17,6 +17,7 @@ from strongroom import _events
 from strongroom.database import places as files
 from strongroom.database.documents import Intent, Sidecar, Unreadable
 from strongroom.database.encrypted import EncryptedDatabase
+from strongroom.database.journals import refuse_foreign
 from strongroom.database.places import FileLock, Places
 from strongroom.database.process import Failure, Worker
 from strongroom.database.settings import CipherSettings
@@ -24,7 +25,7 @@ from strongroom.database.sources import Candidate, StoreSource
 from strongroom.errors import DatabaseBusyError, KeyStateError, RotationError
 from strongroom.keys.states import DESTROYED, PRE_ACTIVE
 
-__all__ = ["Recovery", "recover", "remove_backup"]
+__all__ = ["Recovery", "recover", "remove_backup", "remove_expired"]
 
 CORRUPT = 11
 
@@ -34,9 +35,10 @@ class Recovery(NamedTuple):
 
     Attributes:
         found: "nothing" to do; "new": the rotation was finished; "old": it was undone; "restored":
-            likewise, by writing the backup over a file that neither key opened; "sidecar": that
-            was written anew; "promoted": a rotation's key without an intent was made the primary;
-            "leftovers": of a rotation that had ended, or had not begun, were removed.
+            likewise, by writing the backup over a file that neither key opened, or whose new key
+            was destroyed meanwhile; "sidecar": that was written anew; "promoted": a rotation's key
+            without an intent was made the primary; "leftovers": of a rotation that had ended, or
+            had not begun, were removed.
         key_id: The key that the file is under.
         path: The database.
     """
@@ -81,6 +83,8 @@ def _from_intent(
     places: Places, source: StoreSource, lock: FileLock, intent: Intent, timeout: float
 ) -> Recovery:
     def failed(text: str) -> RotationError:
+        if gone:
+            text += f" (the old key {intent.old_id} is not in the key store any more)"
         return RotationError(
             f"{places.database}: {text}. Nothing was written and nothing removed: it is as the "
             f"rotation from key {intent.old_id} to {intent.new_id} left it, "
@@ -93,7 +97,7 @@ def _from_intent(
             journal=places.intent,
         )
 
-    store, name = source.store, source.keyset
+    store, name, gone = source.store, source.keyset, False
     if intent.keyset != name or source.database_id not in ("", intent.database_id):
         raise RotationError(
             f"{places.intent} is another database's, of keyset {intent.keyset!r}; nothing was "
@@ -101,29 +105,42 @@ def _from_intent(
             journal=places.intent,
         )
     source.bind(intent.database_id, intent.settings)
-    if source.state_of(intent.old_id) in (None, DESTROYED):
-        raise failed(f"the old key {intent.old_id} is not in the key store")
     wrapped = bytes.fromhex(intent.wrapped)
     if source.state_of(intent.new_id) is None:
         # The store was put back to a copy from before the key was made.
         store._restore_rotation_key(name, intent.rotation, intent.new_id, wrapped)
+    salt = refuse_foreign(
+        places,
+        CipherSettings.load(intent.settings),
+        source,
+        more=lambda: store._wrapped_secret(intent.new_id, wrapped),
+    )
     figures = (intent.pages, intent.rows, intent.figures)
     settings = intent.settings
+    gone = source.state_of(intent.old_id) in (None, DESTROYED)
     keys = [
-        source.secret(intent.old_id),
+        # The new key may be the file's by now. If not, this one opens nothing, as the old one does.
+        bytearray(os.urandom(32)) if gone else source.secret(intent.old_id),
         store._wrapped_secret(intent.new_id, wrapped),
         store._figures_key(intent.rotation),
     ]
-    with Worker("recover", places, settings, lock, timeout=timeout, figures=figures) as worker:
+    with Worker(
+        "recover",
+        places,
+        settings,
+        lock,
+        timeout=timeout,
+        figures=figures,
+        undo=source.state_of(intent.new_id) == DESTROYED,
+        salt=salt,
+    ) as worker:
         with _translated(places, failed):
             worker.give(keys)
             found: str = worker.answer()["found"]
         key_id = intent.new_id if found == "new" else intent.old_id
         if found == "new":
-            if source.state_of(intent.new_id) == DESTROYED:
-                raise failed(f"it is under key {intent.new_id}, which was destroyed")
             try:
-                store._promote_rotation_key(name, intent.rotation, intent.new_id, intent.primary_id)
+                store._settle_rotation_key(name, intent.rotation, intent.new_id, intent.primary_id)
             except KeyStateError as error:
                 raise failed(f"it is under the new key, but {error}") from error
         sidecar = Sidecar(intent.database_id, name, key_id, settings)
@@ -157,9 +174,10 @@ def _without_intent(
     rows = source.rows().keys
     rotation = lock.rotation
     stray = {i for i, r in rows.items() if r.state == PRE_ACTIVE and r.rotation == rotation != ""}
+    salt = refuse_foreign(places, settings, source)
     candidates = source.candidates(sidecar.key_id if sidecar else "")
     candidates.sort(key=lambda candidate: candidate.key_id not in stray)
-    answer = _find(places, source, settings, lock, candidates, timeout)
+    answer = _find(places, source, settings, lock, candidates, timeout, salt=salt)
     if answer["found"] < 0:
         raise database.refusal(sidecar, settings, plain=answer["plain"])
     key_id = candidates[answer["found"]].key_id
@@ -204,6 +222,7 @@ def _find(
     timeout: float,
     *,
     check: bool = False,
+    salt: str = "",
 ) -> dict[str, Any]:
     """Ask a child which of the keys opens the file, and whether all of that is whole."""
     with (
@@ -215,6 +234,7 @@ def _find(
             timeout=timeout,
             candidates=len(candidates),
             check=check,
+            salt=salt,
         ) as worker,
         _translated(places, lambda text: RotationError(f"{places.database}: {text}")),
     ):
@@ -230,7 +250,7 @@ def _promote(
     row = source.rows().key(key_id)
     others = [c for c in source.candidates("") if c.key_id != key_id]
     keys = [
-        source.secret(others[0].key_id),
+        source.secret(others[0].key_id) if others else bytearray(os.urandom(32)),
         source.secret(key_id),
         source.store._figures_key(row.rotation),
     ]
@@ -290,6 +310,11 @@ def _removable(places: Places) -> list[str]:
     aside = [f"{places.backup}.aside{suffix}" for suffix in ("-wal", "-journal")]
     temporary = [f"{path}.tmp" for path in (places.backup, places.intent, places.sidecar)]
     return [places.backup, *aside, *temporary, *_expired(places)]
+
+
+def remove_expired(places: Places) -> None:
+    """Remove backups whose time is over; no lock is needed, for nobody wants them any more."""
+    files.remove_durably(places, *_expired(places))
 
 
 def remove_backup(places: Places) -> None:

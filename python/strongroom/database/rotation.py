@@ -8,14 +8,16 @@ removed. Both keys are in the store, and the backup beside the file, until the p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from strongroom import _events
 from strongroom.database import places as files
+from strongroom.database.before import check_before, check_room, free, needed
 from strongroom.database.documents import Intent, Sidecar, Unreadable
 from strongroom.database.encrypted import DEFAULT_KEYSET, EncryptedDatabase, sqlcipher
 from strongroom.database.looking import state_of, verify
@@ -27,6 +29,7 @@ from strongroom.database.recovery import (
     kept_backups,
     recover,
     remove_backup,
+    remove_expired,
 )
 from strongroom.database.reports import DatabaseStatus, Progress, RotationReport, VerifyReport
 from strongroom.database.sources import StoreSource
@@ -45,8 +48,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DatabaseKeyRotation"]
 
-_SPARE_BYTES = 1 << 20
+_LONGEST_KEPT = 3650 * 86_400
 _IOERR = 10
+# Steps after which the store has the new key, and after which that is the primary.
+_BEGUN, _PROMOTED = 2, 10
 
 
 class _Course:
@@ -59,7 +64,7 @@ class _Course:
         self.number = 0
         self.recovered = "nothing"
         self.old_id = self.new_id = self.rotation = self.primary_id = ""
-        self.pages = self.rows = self.page_size = 0
+        self.pages = self.rows = self.page_size = self.written = 0
         self.figures = self.journal_mode = ""
         self.exclusive_seconds = 0.0
 
@@ -111,8 +116,8 @@ class DatabaseKeyRotation:
         Args:
             if_due: Only if the keyset's policy says so, or the file is under a key that isn't the
                 primary; else None is returned.
-            keep_backup: For how many seconds to keep the backup, which is under the old key. The
-                first rotation or recovery after that removes it.
+            keep_backup: For how many seconds to keep the backup, which is under the old key, 0 to
+                315,360,000 (ten years). The first rotation or recovery after that removes it.
 
         Raises:
             FileNotFoundError: The database isn't there.
@@ -120,27 +125,36 @@ class DatabaseKeyRotation:
                 was changed.
             DatabaseKeyError: No key of the keyset opens it.
             NotADatabaseError: It is no encrypted database.
-            EncryptedDatabaseError: Too little room, a hard link, a network file system, no rights.
+            EncryptedDatabaseError: Too little room, a hard link, a file that is mounted by itself,
+                a network file system, no rights.
             KeyStateError: The keyset is another database's, or the key is suspended.
             RotationError: It failed. With `journal`, what is left is for `recover`, which the next
-                `connect` does too; without, nothing was changed.
+                `connect` does too; without, nothing was changed, or the text says what.
+            ValueError: `keep_backup` is out of range.
         """
+        if not 0 <= keep_backup <= _LONGEST_KEPT:
+            raise ValueError("keep_backup is from 0 to 315,360,000 seconds (ten years)")
         sqlcipher()
         places, course = self._places, _Course()
-        self._check_before()
+        check_before(places, self._source, force=self._force)
         with FileLock.take(places, exclusive=True, timeout=self._timeout) as lock:
             course.recovered = recover(places, self._source, lock, timeout=self._timeout).found
             remove_backup(places)
             if if_due and not self._is_due():
                 return None
-            self._check_room()
+            check_room(places)
             self._after(course, 1)
             try:
                 self._rotate(lock, course)
             except BaseException as error:
                 self._fail(lock, course, error)
-            backup = self._end_backup(keep_backup)
+            with self._ended(course):
+                backup = self._expire_backup(keep_backup)
             self._after(course, 13)
+        # Removing a large file takes a while, for which nobody need wait.
+        with self._ended(course):
+            remove_expired(places)
+        course.steps[13] += time.monotonic() - course.last
         report = RotationReport(
             places.database,
             self._source.keyset,
@@ -203,7 +217,10 @@ class DatabaseKeyRotation:
                 raise DatabaseKeyError(f"key {course.old_id} does not open {places.database}")
             self._make_key(lock, course)
             self._after(course, 2)
-            worker.give([source.secret(course.new_id), source.store._figures_key(course.rotation)])
+            store = source.store
+            wrapped = store._wrapped_rotation_key(source.keyset, course.new_id)
+            secret = store._wrapped_secret(course.new_id, wrapped)
+            worker.give([secret, store._figures_key(course.rotation)])
             for step in (3, 4, 5):
                 worker.go()
                 values = worker.answer(lambda: self._tell("backup", course))
@@ -215,7 +232,7 @@ class DatabaseKeyRotation:
                 worker.go()
                 worker.answer(lambda stage=stage: self._tell(stage, course))  # type: ignore[misc]
                 self._after(course, step)
-            source.store._promote_rotation_key(
+            store._promote_rotation_key(
                 source.keyset, course.rotation, course.new_id, course.primary_id
             )
             self._after(course, 10)
@@ -241,6 +258,8 @@ class DatabaseKeyRotation:
 
     def _write_intent(self, course: _Course) -> None:
         source, places = self._source, self._places
+        # Read anew, before the long part: a copy that was recovered may have taken it.
+        wrapped = source.store._wrapped_rotation_key(source.keyset, course.new_id)
         intent = Intent(
             rotation=course.rotation,
             database_id=source.database_id,
@@ -248,7 +267,7 @@ class DatabaseKeyRotation:
             old_id=course.old_id,
             new_id=course.new_id,
             primary_id=course.primary_id,
-            wrapped=source.rows().wrapped[course.new_id].hex(),
+            wrapped=wrapped.hex(),
             settings=source.settings,
             pages=course.pages,
             rows=course.rows,
@@ -282,9 +301,9 @@ class DatabaseKeyRotation:
             return
         done, rate, left = 0, 0.0, None
         if stage == "rekey":
-            done = min(
-                course.pages, pages_done(self._places, course.journal_mode, course.page_size)
-            )
+            # At its end the journal is emptied.
+            written = pages_done(self._places, course.journal_mode, course.page_size)
+            done = course.written = min(course.pages, max(course.written, written))
             rate = done / max(1e-3, time.monotonic() - course.last)
             left = (course.pages - done) / rate if done else None
         elif stage == "proof":
@@ -303,69 +322,52 @@ class DatabaseKeyRotation:
         # Neither a Ctrl-C nor a failing disk is the moment to go on writing: after an fsync that
         # failed, what is read back proves nothing.
         certain = ours and not _is_io(error)
+        under = course.new_id if course.number >= _PROMOTED else course.old_id
         if certain:
             try:
-                recover(places, source, lock, timeout=self._timeout)
+                under = recover(places, source, lock, timeout=self._timeout).key_id
             except (StrongroomError, OSError) as second:
                 error.add_note(f"and it could not be undone: {second}")
             intent = os.path.lexists(places.intent)
         if isinstance(error, Failure) and error.kind == "busy":
             raise busy(places) from None
-        if not ours or isinstance(error, EncryptedDatabaseError | KeyStateError):
+        begun = course.number >= _BEGUN
+        if not ours or isinstance(error, EncryptedDatabaseError):
             raise error
-        left = (
-            f"both keys and {places.backup} are there; `strongroom db recover` settles it"
-            if intent
-            else "the database is as it was"
-        )
+        if isinstance(error, KeyStateError) and not begun:
+            raise error
+        if intent:
+            left = f"both keys and {places.backup} are there; `strongroom db recover` settles it"
+        elif under == course.new_id != "":
+            left = "the database is under the new key all the same"
+        else:
+            left = "the database is as it was"
         raise RotationError(
             f"the rotation of {places.database} failed after step {course.number} of 13: {error}; "
             f"{left}",
             journal=places.intent if intent else None,
         ) from error
 
-    def _end_backup(self, keep: float) -> str | None:
-        places = self._places
-        kept = None
-        if keep > 0:
-            kept = f"{places.backup}.{int(time.time() + keep)}"
-            os.rename(places.backup, kept)
-        remove_backup(places)
-        return kept
+    @contextlib.contextmanager
+    def _ended(self, course: _Course) -> Iterator[None]:
+        """Say what it means that something fails when the rotation itself is done."""
+        try:
+            yield
+        except OSError as error:
+            raise RotationError(
+                f"{self._places.database} is under the new key {course.new_id}, but its backup, "
+                f"which is under the old one, could not be removed: {error}; the next rotation or "
+                "recovery does that"
+            ) from error
+
+    def _expire_backup(self, keep: float) -> str | None:
+        """Give the backup a name that says until when it is wanted; return it if it is kept."""
+        until = int(time.time() + keep) if keep > 0 else 0
+        name = f"{self._places.backup}.{until}"
+        os.rename(self._places.backup, name)
+        return name if keep > 0 else None
 
     # What is looked at before
-
-    def _check_before(self) -> None:
-        places = self._places
-        files.refuse_unsuitable(places)
-        kind = files.network_file_system(places.database)
-        if kind and not self._force:
-            raise EncryptedDatabaseError(
-                f"{places.database} is on a network file system ({kind}), whose locks may not "
-                "hold: rotate it on the machine that has the disk, or with force=True"
-            )
-        for path in (places.directory, places.database):
-            if not os.access(path, os.W_OK):
-                raise EncryptedDatabaseError(
-                    f"{path} can't be written by this user; nothing was changed"
-                )
-        if self._source.store.read_only:
-            raise EncryptedDatabaseError("the key store was opened read-only")
-
-    def _check_room(self) -> None:
-        needed, free = self._needed(), self._free()
-        if free < needed:
-            raise EncryptedDatabaseError(
-                f"a rotation of {self._places.database} needs {needed} bytes of free disk, twice "
-                f"its size and 1 MiB, and {free} are there; nothing was changed"
-            )
-
-    def _needed(self) -> int:
-        return 2 * self._places.size() + _SPARE_BYTES
-
-    def _free(self) -> int:
-        disk = os.statvfs(self._places.directory)
-        return disk.f_bavail * disk.f_frsize
 
     def _is_due(self) -> bool:
         sidecar = Sidecar.load(self._places.sidecar, self._source.mac)
@@ -409,8 +411,8 @@ class DatabaseKeyRotation:
             row.created / 1e6 if row else 0.0,
             self._policy_due(),
             places.size(),
-            self._needed(),
-            self._free(),
+            needed(places),
+            free(places),
             sidecar is not None,
             backups,
             detail,

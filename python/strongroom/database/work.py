@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from strongroom.database import driver
+from strongroom.database.journals import page_is_authentic
 from strongroom.database.places import Places, own_as_database, size_of, sync_directory
 from strongroom.database.settings import CipherSettings
 
@@ -32,7 +33,6 @@ _TRY_SECONDS = 0.5
 _PAUSE_SECONDS = 0.01
 _FICLONE = 0x40049409
 _COPY = 1 << 26
-_IV = 16
 # The bytes of SQLite's locks: PENDING, RESERVED and the 510 SHARED ones.
 _LOCK_START, _LOCK_LENGTH = 0x40000000, 512
 
@@ -307,23 +307,11 @@ def prove_no_journal(places: Places) -> None:
 def first_page_is_authentic(descriptor: int, secret: bytearray, settings: CipherSettings) -> bool:
     """Look at the HMAC of the first page by ourselves, after SQLCipher refused it.
 
-    A file is written over only where no key could have opened it since. (SQLCipher's layout: the
-    page ends in its IV and its HMAC, padded to the cipher's block; the HMAC is over the rest from
-    the salt or the plaintext header on, the IV, and the page number, little-endian.)
+    A file is written over only where no key could have opened it since.
     """
     page = os.pread(descriptor, settings.page_size, 0)
-    name = settings.hmac_algorithm.removeprefix("HMAC_").lower()
-    kdf = settings.kdf_algorithm.removeprefix("PBKDF2_HMAC_").lower()
-    size = hashlib.new(name).digest_size
-    reserve = (_IV + size + 15) // 16 * 16
-    if len(page) != settings.page_size or settings.page_size <= reserve:
-        return False
     salt = bytes.fromhex(settings.salt) if settings.salt else page[:16]
-    mac_key = hashlib.pbkdf2_hmac(kdf, secret, bytes(byte ^ 0x3A for byte in salt), 2, 32)
-    covered = page[settings.plaintext_header or 16 : len(page) - reserve + _IV]
-    tag = hmac.new(mac_key, covered + (1).to_bytes(4, "little"), name).digest()
-    at = len(page) - reserve + _IV
-    return hmac.compare_digest(tag, page[at : at + size])
+    return page_is_authentic(page, 1, secret, settings, salt)
 
 
 def copy_main_file(places: Places, source: int, size: int) -> None:
@@ -376,12 +364,20 @@ def _write(target: int, data: bytes, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def restore(places: Places, target: int) -> None:
+def restore(places: Places, target: int, page_size: int) -> None:
     """Write the backup over the main file in place, never by rename; both journals go aside.
 
-    Others may have the file open: they would go on writing to one that has no name.
+    Others may have the file open: they would go on writing to one that has no name. The first page
+    comes last: until it is there no key opens the file, so that after a crash in here it is done
+    again.
+
+    Raises:
+        Busy: Another connection holds the database.
     """
-    fcntl.lockf(target, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_LENGTH, _LOCK_START)
+    try:
+        fcntl.lockf(target, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_LENGTH, _LOCK_START)
+    except (BlockingIOError, PermissionError):
+        raise Busy from None
     for path in (places.wal, places.journal):
         if os.path.lexists(path):
             os.rename(path, f"{places.backup}.aside{path[len(places.database) :]}")
@@ -389,12 +385,16 @@ def restore(places: Places, target: int) -> None:
     source = os.open(places.backup, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         size = os.fstat(source).st_size
-        offset = 0
+        _write(target, bytes(page_size), 0)
+        os.fsync(target)
+        offset = page_size
         while offset < size:
             data = os.pread(source, 1 << 20, offset)
             _write(target, data, offset)
             offset += len(data)
         os.ftruncate(target, size)
+        os.fsync(target)
+        _write(target, os.pread(source, page_size, 0), 0)
         os.fsync(target)
     finally:
         os.close(source)

@@ -109,6 +109,17 @@ class BoundKeysets(StoreBase):
 
         return self._change(name, plan)
 
+    def _wrapped_rotation_key(self, name: str, new_id: str) -> bytes:
+        """Return the wrapped bytes of a rotation's key, read anew.
+
+        Raises:
+            KeyStateError: It was destroyed meanwhile.
+        """
+        keyset = self._load(name)
+        if keyset.key(new_id).state == DESTROYED:
+            raise _destroyed(new_id)
+        return keyset.wrapped[new_id]
+
     def _restore_rotation_key(
         self, name: str, rotation: str, new_id: str, wrapped: bytes
     ) -> Keyset:
@@ -146,12 +157,48 @@ class BoundKeysets(StoreBase):
         def plan(before: Keyset, _: Transaction) -> Keyset:
             if before.head.primary_id == new_id:
                 return before
-            if primary_id is not None and before.head.primary_id != primary_id:
+            # The old primary may have been suspended or compromised meanwhile: then there is none,
+            # and the file is under the new key already.
+            if primary_id is not None and before.head.primary_id not in (primary_id, ""):
                 raise KeyStateError(
                     f"keyset {name!r} got another primary while its database was rotated",
-                    key_id=before.head.primary_id or None,
+                    key_id=before.head.primary_id,
                 )
+            if before.key(new_id).state == DESTROYED:
+                raise _destroyed(new_id)
             return before.activated(new_id, self._now(), "database rotated", rotation=rotation)
+
+        return self._change(name, plan)
+
+    def _settle_rotation_key(
+        self, name: str, rotation: str, new_id: str, primary_id: str
+    ) -> Keyset:
+        """Give the key that a dead rotation left its file under the state that fits it.
+
+        It becomes the primary, as `_promote_rotation_key` says. Where a copy of the database was
+        rotated meanwhile, with the same store, the primary is that one's: this key then is
+        deactivated, or what it was made since, and its file is read-only until it is rotated.
+
+        Args:
+            name: The keyset.
+            rotation: The rotation that made the key.
+            new_id: The key.
+            primary_id: The primary when the rotation began, "" for none.
+
+        Raises:
+            KeyStateError: It was destroyed meanwhile.
+        """
+
+        def plan(before: Keyset, _: Transaction) -> Keyset:
+            row = before.key(new_id)
+            if row.state == DESTROYED:
+                raise _destroyed(new_id)
+            if row.state != PRE_ACTIVE:
+                return before
+            now, reason = self._now(), "database rotated"
+            if before.head.primary_id in (primary_id, ""):
+                return before.activated(new_id, now, reason, rotation=rotation)
+            return before.superseded(new_id, now, reason, rotation=rotation)
 
         return self._change(name, plan)
 
@@ -201,6 +248,15 @@ def _others(name: str) -> KeyStateError:
     return KeyStateError(
         f"keyset {name!r} belongs to another database: a keyset is one database's, so make "
         f'another one, create_keyset("{name}/NAME", purpose="database"), and name it with keyset='
+    )
+
+
+def _destroyed(key_id: str) -> KeyStateError:
+    return KeyStateError(
+        f"key {key_id} was destroyed while its rotation was at work: somebody forced that, or a "
+        "copy of the database was recovered with the same key store",
+        key_id=key_id,
+        state=DESTROYED,
     )
 
 

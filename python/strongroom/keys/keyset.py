@@ -149,6 +149,17 @@ class Keyset:
         row = row._replace(state=ACTIVE, since=now, activated=now, reason=reason)
         return keyset._with(row, primary_id=key_id)
 
+    def superseded(self, key_id: str, now: int, reason: str, *, rotation: str) -> Keyset:
+        """Return the keyset with a rotation's key deactivated: it was in use, never as primary."""
+        row = self.key(key_id)
+        if row.state != PRE_ACTIVE or row.rotation != rotation:
+            raise self._refused(row, DEACTIVATED, "it is not that rotation's")
+        return self._with(
+            row._replace(
+                state=DEACTIVATED, since=now, activated=now, deactivated=now, reason=reason
+            )
+        )
+
     def retired(self, key_id: str, now: int, reason: str) -> Keyset:
         """Return the keyset with this key deactivated; itself if it is that already."""
         row = self.key(key_id)

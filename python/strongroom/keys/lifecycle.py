@@ -236,7 +236,8 @@ class Lifecycle(RegisteredUses):
 
         Raises:
             KeyNotFoundError: There is no such key.
-            KeyStateError: It is the primary, or destroyed, or something registered needs it.
+            KeyStateError: It is the primary, or destroyed, or of a database's rotation that did
+                not end, or something registered needs it.
         """
         _check_reason(reason)
         if not isinstance(after_seconds, int) or isinstance(after_seconds, bool):
@@ -246,6 +247,7 @@ class Lifecycle(RegisteredUses):
 
         def plan(before: Keyset, transaction: Transaction) -> Keyset:
             after = self._now() + after_seconds * _MICROSECONDS
+            _refuse_rotating(before.key(id))
             changed = before.to_be_destroyed(id, after, reason)
             self._refuse_used(before.key(id), transaction)
             return changed
