@@ -1,14 +1,19 @@
-"""The process under test of the fault sweeps: `python database_target.py DIRECTORY WHAT`.
+"""The process under test of the fault sweeps, a fork for each line of standard input.
 
-`rotate` is the library. The others are controls, each a way that loses data: `bare` rekeys with
-nothing but SQLCipher and tells the store afterwards; `goes-on` rekeys and writes on after an
-error; `unsynced` is a bare rekey with the new key in the store, and SQLite's syncs off.
+A line is the JSON of a directory, what to do there, and where standard error goes; the answer is
+the exit code. `rotate` and `recover` are the library. The others are controls, each a way
+that loses data: `bare` rekeys with nothing but SQLCipher and tells the store afterwards; `goes-on`
+rekeys and writes on after an error; `unsynced` is a bare rekey with the new key in the store, and
+SQLite's syncs off.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
+import traceback
 from pathlib import Path
 
 from database_help import Vault
@@ -21,6 +26,9 @@ def main(directory: str, what: str) -> int:
     with vault.open() as store:
         if what == "rotate":
             vault.rotate(busy_timeout=5.0)
+            return 0
+        if what == "recover":
+            vault.rotation(busy_timeout=5.0).recover()
             return 0
         (old, _), *_ = vault.key_states()
         made = store._add_rotation_key(
@@ -35,7 +43,7 @@ def main(directory: str, what: str) -> int:
         if what == "unsynced":
             connection.execute("PRAGMA synchronous = OFF")
         try:
-            connection.reset_key(driver.key_text(secret))
+            dbapi2.Connection.reset_key(connection, driver.key_text(secret))
         except dbapi2.DatabaseError:
             if what != "goes-on":
                 raise
@@ -49,5 +57,25 @@ def main(directory: str, what: str) -> int:
     return 0
 
 
+def serve() -> None:
+    for line in sys.stdin:
+        directory, what, errors = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                # What is killed as a group is this one and its children.
+                os.setsid()
+                for path, number in ((os.devnull, 0), (os.devnull, 1), (errors, 2)):
+                    os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+                code = main(directory, what)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    serve()

@@ -27,9 +27,9 @@ from fault_help import (
     read_log,
 )
 from keystore_help import seeded
-from test_database_faults import after, faults, templates
+from test_database_faults import LEFT, LIBRARY, after, dead, faults, memory, place, templates
 
-__all__ = ["faults", "templates"]
+__all__ = ["dead", "faults", "memory", "place", "templates"]
 
 SECTOR = 512
 STATES = 2000
@@ -66,8 +66,8 @@ class Disk:
             elif call.kind == WRITE:
                 self.steps.append(("data", objects[call.inode], call.offset, call.data))
 
-    def state(self, at: int, random: random.Random) -> dict[str, bytes]:
-        """What is there if the power fails after so many steps."""
+    def state(self, at: int, random: random.Random | None) -> dict[str, bytes]:
+        """What is there if the power fails after so many steps; nothing is lost without random."""
         contents = {name: bytearray(data) for name, data in self.base.items()}
         pending: dict[object, list[tuple[str, int, bytes]]] = {}
         names = {name: name for name in self.base}
@@ -85,11 +85,17 @@ class Disk:
             else:
                 unsynced.append((kind, what))  # type: ignore[arg-type]
         for what, steps in pending.items():
+            if random is None:
+                for step in steps:
+                    _apply(contents.setdefault(str(what), bytearray()), step)
+                continue
             keep = random.random()
             for step in steps:
                 _lose(contents.setdefault(str(what), bytearray()), step, random, keep)
         # Mostly in order, as a journal of names keeps them; else any of them.
-        if random.random() < 0.7:
+        if random is None:
+            pass
+        elif random.random() < 0.7:
             unsynced = unsynced[: random.randint(0, len(unsynced))]
         else:
             unsynced = [operation for operation in unsynced if random.random() < 0.5]
@@ -169,15 +175,19 @@ def replay(
         if digest in seen:
             continue
         seen.add(digest)
-        shutil.rmtree(to)
-        to.mkdir()
-        for name, data in files.items():
-            (to / name).write_bytes(data)
-            (to / name).chmod(0o600)
-        problem = after(to, recover=what == "rotate")
+        put(files, to)
+        problem = after(to, recover=what in LIBRARY)
         if problem:
             bad.append(f"after step {at} {disk.steps[at - 1][:2]}: {problem}")
     return bad
+
+
+def put(files: dict[str, bytes], to: Path) -> None:
+    shutil.rmtree(to)
+    to.mkdir()
+    for name, data in files.items():
+        (to / name).write_bytes(data)
+        (to / name).chmod(0o600)
 
 
 @pytest.mark.parametrize(
@@ -188,12 +198,35 @@ def replay(
     ],
 )
 def test_power_loss(
-    faults: Faults, templates: dict[str, Path], tmp_path: Path, mode: str, count: int
+    faults: Faults, templates: dict[str, Path], place: Path, mode: str, count: int
 ) -> None:
-    assert not replay(faults, templates[mode], tmp_path / "v", "rotate", count, any_points=60)
+    assert not replay(faults, templates[mode], place, "rotate", count, any_points=60)
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal", "wal+frames"])
+def test_a_torn_first_page(
+    faults: Faults, templates: dict[str, Path], place: Path, mode: str
+) -> None:
+    """It has the salt, without which nothing tells whose the journal is that makes it good."""
+    disk = record(faults, templates[mode], place, "rotate")
+    writes = [i for i, (*what, _, _) in enumerate(disk.steps) if what == ["data", "app.db"]]
+    for at in (writes[0], writes[-1]):
+        files = disk.state(at + 1, None)
+        assert files["app.db-wal" if mode.startswith("wal") else "app.db-journal"]
+        files["app.db"] = bytes(SECTOR) + files["app.db"][SECTOR:]
+        put(files, place)
+        assert after(place) == ""
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(STATES // 4, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("left", LEFT)
+def test_power_loss_while_recovering(
+    faults: Faults, dead: dict[str, Path], place: Path, left: str, count: int
+) -> None:
+    assert not replay(faults, dead[left], place, "recover", count, any_points=10)
 
 
 def test_the_replay_finds_an_unsynced_rekey(
-    faults: Faults, templates: dict[str, Path], tmp_path: Path
+    faults: Faults, templates: dict[str, Path], place: Path
 ) -> None:
-    assert replay(faults, templates["delete"], tmp_path / "v", "unsynced", 25, any_points=10)
+    assert replay(faults, templates["delete"], place, "unsynced", 25, any_points=10)
