@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from database_help import Vault, vault
@@ -210,21 +209,3 @@ def test_rotating_the_keyset_alone_is_refused(vault: Vault) -> None:
         with pytest.raises(KeyStateError, match="strongroom db rotate"):
             act("database")
     assert [state for _, state in vault.key_states()] == ["active"]
-
-
-def test_what_is_due(vault: Vault) -> None:
-    from strongroom.keys import Policy
-
-    vault.fill()
-    vault.store.create_keyset("data")
-    vault.store.create_keyset("unbound", purpose="database")
-    for name in ("database", "data", "unbound"):
-        vault.store.set_policy(name, Policy(originator_seconds=1))
-    clock: Any = vault.store._clock
-    vault.store._clock = lambda: clock() + 10**10
-    due = vault.store.due()
-    assert sorted(due.rotate) == ["data", "unbound"]
-    assert due.rotate_databases == ["database"]
-    assert vault.store.stats()["due_rotations"] == 3
-    vault.rotate()
-    assert vault.store.due().rotate_databases == []
