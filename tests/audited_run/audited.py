@@ -13,3 +13,8 @@ from strongroom import _events, audit
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if getattr(_events._sink, "path", None) != witness.LOG:
         audit.enable(witness.LOG)
+
+
+def pytest_sessionfinish() -> None:
+    """Say that this process was not killed: xdist's workers end without the exit handlers."""
+    witness.tell(what="end")

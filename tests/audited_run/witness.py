@@ -84,6 +84,7 @@ def _watched(run: Callable[..., Any]) -> Callable[..., Any]:
         meant: dict[str, object] = {}
 
         def both(transaction: Any) -> Any:
+            fresh = not _has_keys(connection)
             before = {row[0]: row[2] for row in _rows(connection)}
             result = function(transaction)
             keys = [row for row in _rows(connection) if before.get(row[0]) != row[2]]
@@ -92,7 +93,7 @@ def _watched(run: Callable[..., Any]) -> Callable[..., Any]:
                     what="meant",
                     number=f"{os.getpid()}-{next(_numbers)}-{os.urandom(4).hex()}",
                     # A store that is made, of new keys or of a backup's.
-                    fresh=not before,
+                    fresh=fresh,
                     keys=sorted(keys),
                     log=_log(),
                     test=os.environ.get("PYTEST_CURRENT_TEST", ""),
@@ -108,16 +109,26 @@ def _watched(run: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
+def _has_keys(connection: Any) -> bool:
+    return _ask(connection, "SELECT 1 FROM strongroom_keys LIMIT 1") != []
+
+
 def _rows(connection: Any) -> list[tuple[Any, ...]]:
     """Key id, keyset, state, generation of the keyset, store; of PostgreSQL's what is new."""
+    own = _OWN if type(connection).__module__.startswith("psycopg") else ""
+    return _ask(connection, _ROWS + own)
+
+
+def _ask(connection: Any, query: str) -> list[tuple[Any, ...]]:
     if type(connection).__module__.startswith("psycopg"):
+        # An error would end the transaction.
         if connection.execute("SELECT to_regclass('strongroom_keys')").fetchone() == (None,):
             return []
-        return connection.execute(_ROWS + _OWN).fetchall()
+        return connection.execute(query).fetchall()
     import sqlite3
 
     try:
-        return connection.execute(_ROWS).fetchall()
+        return connection.execute(query).fetchall()
     except sqlite3.Error:
         # No table yet, or one that a test has damaged.
         return []
