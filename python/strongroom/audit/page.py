@@ -78,6 +78,16 @@ font-size:.9rem}
 .badge{border:1px solid currentColor;border-radius:99px;padding:0 .5rem;font-size:.82rem;
 color:var(--soft);white-space:nowrap}.badge.warn{color:var(--warn);background:var(--warnbg)}
 summary{cursor:pointer;color:var(--soft)}
+/* On a phone a timeline stands under its key: beside it, it would be scrolled out of sight. */
+@media(max-width:40rem){td:nth-child(2):not(.t,.n){white-space:normal;overflow-wrap:anywhere}
+.wide thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.wide,.wide tbody{display:block}
+.wide tr{display:grid;grid-template-columns:auto 1fr auto;gap:.15rem .7rem;padding:.5rem 0;
+border-bottom:1px solid var(--line)}.wide tr:last-child{border-bottom:0}
+.wide td,.wide tr:last-child td{border:0;padding:0}
+.wide td:nth-child(3){grid-row:2;grid-column:1/-1;width:auto;min-width:0}
+.wide td:nth-child(4){grid-row:1;grid-column:3;color:var(--soft)}
+td:not(:last-child){padding-right:.5rem}table{font-size:.84rem}.tile dd{font-size:1.35rem}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
 
