@@ -153,6 +153,13 @@ def empty_journal(places: Places) -> None:
             os.close(descriptor)
 
 
+def remove_journal(places: Places) -> None:
+    """Remove a rollback journal that is empty, durably; the exclusive lock is held."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(places.journal)
+    sync_directory(places.directory)
+
+
 def figures_of(connection: Any, key: bytearray) -> Figures:
     """Count pages, and the rows of each table, and digest that with the schema.
 
