@@ -110,8 +110,24 @@ class Bench:
         self.reset(operation)
         assert self.run(operation, "-x", "-s", "99999", "-e", f"trace={CALLS},openat") == "done"
         self.shapes[operation] = self._before(operation), self.shape()
-        lines = (self.directory / "log").read_text().splitlines()
-        return [line for line in lines if str(self.work) in line]
+        return [line for line in self.calls() if str(self.work) in line]
+
+    def calls(self) -> list[str]:
+        """What strace saw, a call a line.
+
+        It splits a call in two where another thread made one meanwhile; that call counts where it
+        ended.
+        """
+        found, begun = [], {}
+        for line in (self.directory / "log").read_text().splitlines():
+            process, _, text = line.partition(" ")
+            if text.endswith(" <unfinished ...>"):
+                begun[process] = line.removesuffix(" <unfinished ...>")
+            elif match := re.match(r" *<\.\.\. \w+ resumed>(.*)", text):
+                found.append(begun.pop(process) + match[1])
+            else:
+                found.append(line)
+        return found
 
     def _before(self, operation: str) -> Shape:
         after = self.work.rename(self.directory / "after")
@@ -363,7 +379,7 @@ def test_what_was_acknowledged_survives_the_power(bench: Bench) -> None:
             operation, "-x", "-s", "99999", "-e", f"trace={CALLS},openat,write", "-e", "signal=none"
         )
         assert said == "done"
-        lines = (bench.directory / "log").read_text().splitlines()
+        lines = bench.calls()
         answer = next(n for n, line in enumerate(lines) if re.search(r" write\(1<", line))
         calls = [line for line in lines[:answer] if str(bench.work) in line]
         bench.trace(operation)
