@@ -179,28 +179,16 @@ class Terminal:
         return self.read_some()
 
 
-def start_up_seconds(cli: Cli, *arguments: object) -> float:
-    """The processor's time that a command takes over a bare Python, each the best of some runs.
+def imported(cli: Cli, *arguments: object) -> set[str]:
+    """The modules that a command imports, which is what its start-up takes its time for.
 
-    The clock on the wall would measure what else the machine does, and these commands wait for
-    nothing. Python's bytecode is cached, as in an installed package.
+    How long that is, the bench measures.
     """
-    env = {**cli.env, "PYTHONPYCACHEPREFIX": str(cli.folder / "bytecode")}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-
-    def best(command: list[str | bytes]) -> float:
-        found = 1e9
-        for _ in range(15):
-            with subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, env=env, cwd=cli.folder
-            ) as process:
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.returncode == 0
-            found = min(found, usage.ru_utime + usage.ru_stime)
-        return found
-
-    return best([*COMMAND, *words(arguments)]) - best([sys.executable, "-c", "pass"])
+    command = [sys.executable, "-X", "importtime", "-m", "strongroom.cli", *words(arguments)]
+    done = subprocess.run(
+        command, env=cli.env, cwd=cli.folder, capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
 
 
 def words(arguments: Sequence[object]) -> list[str | bytes]:

@@ -139,7 +139,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough (`| head`): nothing is left to be said.
         if output.debug:
             _say(output.failure, error)
-        _abandon_stdout()
+        _abandon(1)
         return exitcodes.OTHER
     except KeyboardInterrupt as error:
         code = 128 + error.number if isinstance(error, Terminated) else exitcodes.INTERRUPTED
@@ -147,10 +147,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = exitcodes.code_of(error)
         _say(output.failure, error)
-    try:
-        _flush(sys.stdout)
-    except OSError:
-        _abandon_stdout()
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            _flush(stream)
+        except OSError:
+            _abandon(number)
     return code
 
 
@@ -229,6 +230,6 @@ def _flush(stream: IO[str] | None) -> None:
         stream.flush()
 
 
-def _abandon_stdout() -> None:
-    # The interpreter flushes stdout at exit and would complain again, with a code of its own.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _abandon(number: int) -> None:
+    # The interpreter flushes what is left at exit and would complain again, with a code of its own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -25,19 +25,25 @@ except ImportError:
         "PKCS#11 needs the package python-pkcs11: pip install 'strongroom[hsm]'"
     ) from None
 
-# Parts of it that its documentation does not promise, so that a later version may not have them;
-# pyproject.toml holds it to one minor version for them. What they are for stands where they are
-# used. Its stubs don't tell of these.
-try:
-    _loaded: dict[str, Any] = pkcs11._loaded
-    _native_lib: Any = _cython.lib
-    _SearchIter: Any = vars(_cython)["SearchIter"]
-    _ = _native_lib.initialize, _native_lib.finalize, _native_lib.initialized, _SearchIter._finalize
-except (AttributeError, KeyError) as missing:
-    raise HSMError(
-        "this version of python-pkcs11 is not one that Strongroom knows (it has no "
-        f"{str(missing)[:60]}): pip install 'strongroom[hsm]'"
-    ) from None
+
+def _private_parts() -> tuple[dict[str, Any], Any, Any]:
+    """Return what its documentation does not promise, so that a later version may not have it.
+
+    pyproject.toml holds python-pkcs11 to one minor version for it. What each is for stands where
+    it is used. The package's stubs don't tell of these.
+    """
+    try:
+        lib, search = vars(_cython)["lib"], vars(_cython)["SearchIter"]
+        _ = lib.initialize, lib.finalize, lib.initialized, search._finalize
+        return pkcs11._loaded, lib, search
+    except (AttributeError, KeyError) as missing:
+        raise HSMError(
+            "this version of python-pkcs11 is not one that Strongroom knows (it has no "
+            f"{str(missing)[:60]}): pip install 'strongroom[hsm]'"
+        ) from None
+
+
+_loaded, _native_lib, _SearchIter = _private_parts()
 
 __all__ = ["Library", "Slot", "fault_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from strongroom import _events, _native
 from strongroom.errors import (
@@ -19,6 +19,14 @@ from strongroom.hsm import keys, wrapping
 from strongroom.hsm.direct import NONCE_LEN, TAG_LEN
 from strongroom.hsm.keys import TokenKey
 from strongroom.hsm.lane import Lane
+from strongroom.hsm.message import (
+    MAGIC,
+    MAX_ASSOCIATED_DATA,
+    MAX_PLAINTEXT,
+    as_bytes,
+    key_of,
+    refuse,
+)
 from strongroom.hsm.opened import OpenToken, check_key_id
 from strongroom.hsm.said import Said
 from strongroom.masters import wrapped
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HSMKeyManager"]
 
-MAGIC = b"SR\x02\x03"
 _ID_END = len(MAGIC) + 16
 # Looks at a label's keys that are in the middle of something, and what lies between.
 _LOOKS = 4
@@ -42,8 +49,6 @@ _GCM_WRAPPED_LEN = wrapped.HEADER_LENGTH + wrapping.GCM_BLOB_LEN
 _WRAPPED_NONCE = slice(wrapped.HEADER_LENGTH, wrapped.HEADER_LENGTH + NONCE_LEN)
 _WRAPPED_SEALED = slice(wrapped.HEADER_LENGTH + NONCE_LEN, None)
 _SEALED_AT = _ID_END + NONCE_LEN
-MAX_PLAINTEXT = 65_536
-MAX_ASSOCIATED_DATA = 65_535
 _TOO_LONG = (
     f"a token encrypts at most {MAX_PLAINTEXT} bytes: for more use EnvelopeEncryption with a "
     "master in the token; the HSM wraps keys, the CPU encrypts data"
@@ -276,9 +281,9 @@ class HSMKeyManager(OpenToken):
             HSMError: The token refused or is out of reach.
         """
         if type(plaintext) is not bytes:
-            plaintext = _bytes(plaintext, "plaintext")
+            plaintext = as_bytes(plaintext, "plaintext")
         if type(associated_data) is not bytes:
-            associated_data = _bytes(associated_data, "associated_data")
+            associated_data = as_bytes(associated_data, "associated_data")
         if len(plaintext) > MAX_PLAINTEXT:
             raise LimitError(_TOO_LONG)
         if len(associated_data) > MAX_ASSOCIATED_DATA:
@@ -311,14 +316,14 @@ class HSMKeyManager(OpenToken):
             HSMError: The token refused or is out of reach.
         """
         if type(message) is not bytes:
-            message = _bytes(message, "message")
+            message = as_bytes(message, "message")
         if type(associated_data) is not bytes:
-            associated_data = _bytes(associated_data, "associated_data")
+            associated_data = as_bytes(associated_data, "associated_data")
         if len(associated_data) > MAX_ASSOCIATED_DATA:
             raise LimitError(_TOO_MUCH_BOUND)
         length = len(message) - _SEALED_AT - TAG_LEN
         if message[:4] != MAGIC or not 0 <= length <= MAX_PLAINTEXT:
-            _refuse(message)
+            refuse(message)
         named = message[4:_ID_END].hex()
         nonce, sealed = message[_ID_END:_SEALED_AT], message[_SEALED_AT:]
         bound = message[:_ID_END] + associated_data
@@ -380,7 +385,7 @@ class HSMKeyManager(OpenToken):
             DecryptionError: It was changed, or is another key than the one named.
         """
         if type(wrapped_key) is not bytes:
-            wrapped_key = _bytes(wrapped_key, "wrapped_key")
+            wrapped_key = as_bytes(wrapped_key, "wrapped_key")
         if len(wrapped_key) != _GCM_WRAPPED_LEN or wrapped_key[:5] != wrapping.GCM_HEAD:
             # Another way, or none: this tells.
             mechanism, _, _ = wrapped.parse(wrapped_key)
@@ -424,7 +429,7 @@ class HSMKeyManager(OpenToken):
             return lane.open_key(named, message[_WRAPPED_NONCE], message[_WRAPPED_SEALED], bound)
 
         value = self._run(work)
-        key = None if value is None else _key_of(value)
+        key = None if value is None else key_of(value)
         # KW and KWP bind no context: the derived id does.
         if key is None or key.key_id != context:
             if key is not None:
@@ -434,33 +439,3 @@ class HSMKeyManager(OpenToken):
             raise DecryptionError
         _events.report("hsm.key.unwrapped", key_id=context, wrapping_key_id=named)
         return key
-
-
-def _key_of(value: bytearray) -> _native.MemoryLockedKey | None:
-    """Move what was unwrapped into locked memory; None: it has another length than a key."""
-    try:
-        if len(value) == len(_WIPED):
-            return _native.MemoryLockedKey(value)
-    except BaseException:
-        value[:] = bytes(len(value))
-        raise
-    value[:] = bytes(len(value))
-    return None
-
-
-def _bytes(data: object, name: str) -> bytes:
-    try:
-        # python-pkcs11 takes `bytes` alone: given a bytearray, it returns a generator.
-        return bytes(memoryview(data))  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be a bytes-like object, not {type(data).__name__}") from None
-
-
-def _refuse(message: bytes) -> NoReturn:
-    """Raise what FORMAT.md says of bytes that are no message of kind 03."""
-    _native.parse_message(message)
-    raise FormatError(
-        "not a token's message (kind 03)"
-        if message[:4] != MAGIC
-        else f"a token's message has 48 to {MAX_PLAINTEXT + 48:,} bytes, this one {len(message):,}"
-    )
