@@ -20,6 +20,7 @@ from strongroom.errors import (
 )
 from strongroom.keys import events, policy, sql
 from strongroom.keys import keyset as keysets
+from strongroom.keys.committed import is_committed
 from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import Keyset
@@ -27,7 +28,7 @@ from strongroom.keys.material import Material
 from strongroom.keys.reading import Block, Reading
 from strongroom.keys.rows import KeyRow, StoreRow
 from strongroom.keys.seen import Seen
-from strongroom.keys.states import ACTIVE, DESTROYED
+from strongroom.keys.states import DESTROYED
 
 __all__ = ["Plan", "StoreBase"]
 
@@ -302,7 +303,7 @@ class StoreBase:
             before = keysets.load(transaction, self._root, name, newest, lock=True)
             if before is None:
                 raise KeyNotFoundError(f"no keyset named {name!r} in the key store")
-            if saved and _holds(before, *saved[0]):
+            if saved and is_committed(before, *saved[0]):
                 # Done again, after an answer was lost and before its commit had taken place.
                 before, after = saved[0]
             else:
@@ -317,7 +318,7 @@ class StoreBase:
 
         def landed(transaction: Transaction) -> bool:
             there = keysets.load(transaction, self._root, name, newest)
-            return there is not None and _holds(there, *saved[0])
+            return there is not None and is_committed(there, *saved[0])
 
         changed = self._write(work, landed)
         # Another thread may have gone on from there; the caller is told of its own change.
@@ -413,34 +414,6 @@ class StoreBase:
         self._given.update(keys)
         name = keyset.head.name
         return [(i, r.state, name, keys.get(i), _note(r)) for i, r in keyset.keys.items()]
-
-
-def _holds(there: Keyset, before: Keyset, after: Keyset) -> bool:
-    """Tell whether a keyset was changed from `before` to `after`, others may have gone on since.
-
-    A key that was added says it by its id, a change of state by a row that is as it was written, or
-    by the moment at which a key became the primary. What changed no row of the keyset can't be
-    told: it is done again, which then changes nothing.
-    """
-    if after is before or there.head.generation < after.head.generation:
-        return False
-    was, to_be, now = before.head, after.head, there.head
-    if any(
-        getattr(was, name) != getattr(to_be, name) != getattr(now, name)
-        for name in ("policy", "database_id", "database_settings", "destroyed")
-    ):
-        return False
-    for key_id, row in after.keys.items():
-        known, found = before.keys.get(key_id), there.keys.get(key_id)
-        if known == row:
-            continue
-        if found is None:
-            return False
-        if known is not None and found != row:
-            promoted = row.state == ACTIVE and found.activated == row.activated
-            if not promoted:
-                return False
-    return True
 
 
 def _note(row: KeyRow) -> str:

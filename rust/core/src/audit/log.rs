@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::BATCH_MAX;
 pub use super::creation::set_damaged_aside;
@@ -15,11 +15,13 @@ use super::creation::{check_vkey, create, file_id, file_key, new_file, open_log}
 pub use super::lock::Patience;
 use super::note::{Checkpoint, PublicKey, Sign};
 use super::paths::{self, beside, failed};
-use super::place::{beginning, expect, fits, read_checkpoint, read_on, refuse, retry, set_aside};
+use super::place::{
+    beginning, expect, fits, is_of_another_day, read_checkpoint, read_on, refuse, retry, set_aside,
+};
 use super::position::Position;
 use super::record;
 use super::scan::End;
-use super::template::{Template, Values, day, now};
+use super::template::{Template, Values, now};
 use crate::{Error, Result};
 
 /// Records that may wait for a checkpoint, and how long.
@@ -446,12 +448,4 @@ fn own_values() -> Values<'static> {
         time: now(),
         ..Values::default()
     }
-}
-
-fn is_of_another_day(file: &File) -> bool {
-    let modified = file.metadata().and_then(|metadata| metadata.modified());
-    let last = modified
-        .ok()
-        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    last.is_some_and(|since| since.as_secs() / 86_400 != day(now()))
 }

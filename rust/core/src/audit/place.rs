@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -12,6 +13,7 @@ use super::note::{Checkpoint, PublicKey};
 use super::paths::{self, beside, failed};
 use super::position::Position;
 use super::scan::{Damage, End, Expected, Scan};
+use super::template::{day, now};
 use super::tree::leaf_hash;
 use crate::error::hex;
 use crate::{Error, Result};
@@ -198,4 +200,13 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             other => return other,
         }
     }
+}
+
+/// Whether a file was last written on another day than today, by UTC.
+pub fn is_of_another_day(file: &File) -> bool {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let last = modified
+        .ok()
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    last.is_some_and(|since| since.as_secs() / 86_400 != day(now()))
 }
