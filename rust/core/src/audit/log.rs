@@ -21,7 +21,7 @@ use super::place::{
 use super::position::Position;
 use super::record;
 use super::scan::End;
-use super::template::{Template, Values, now};
+use super::template::{Template, Values};
 use crate::{Error, Result};
 
 /// Records that may wait for a checkpoint, and how long.
@@ -134,7 +134,7 @@ impl Log {
             unsaid: Vec::new(),
         };
         if created {
-            let event = log.events.opened.filled(&own_values());
+            let event = log.events.opened.filled(&Values::of_now());
             log.append(&[event], Durability::Checkpoint)?;
         } else {
             log.append(&[] as &[&str], Durability::Kernel)?;
@@ -279,7 +279,7 @@ impl Log {
                 let values = Values {
                     bytes: len,
                     sha256: &digest,
-                    ..own_values()
+                    ..Values::of_now()
                 };
                 self.unsaid.push(self.events.recovered.filled(&values));
             }
@@ -438,14 +438,8 @@ impl Log {
             0o644,
             false,
         );
-        self.unsaid.push(self.events.rotated.filled(&own_values()));
+        self.unsaid
+            .push(self.events.rotated.filled(&Values::of_now()));
         Ok(())
-    }
-}
-
-fn own_values() -> Values<'static> {
-    Values {
-        time: now(),
-        ..Values::default()
     }
 }

@@ -20,6 +20,17 @@ pub struct Values<'a> {
     pub time: u64,
 }
 
+impl Values<'_> {
+    /// What an event of this moment has, and nothing else.
+    #[must_use]
+    pub fn of_now() -> Self {
+        Self {
+            time: now(),
+            ..Self::default()
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Bytes,
