@@ -156,14 +156,20 @@ impl Header {
 
     /// Ids of the keys that the slots name, in their order.
     pub fn key_ids(&self) -> Vec<KeyId> {
-        self.slots
-            .iter()
-            .filter_map(|slot| match slot.content() {
-                Content::Keyset { key_id } => Some(key_id),
-                Content::Master { kek_id, .. } => Some(kek_id),
-                _ => None,
-            })
-            .collect()
+        self.named().collect()
+    }
+
+    /// The first of them.
+    pub fn first_key_id(&self) -> Option<KeyId> {
+        self.named().next()
+    }
+
+    fn named(&self) -> impl Iterator<Item = KeyId> {
+        self.slots.iter().filter_map(|slot| match slot.content() {
+            Content::Keyset { key_id } => Some(key_id),
+            Content::Master { kek_id, .. } => Some(kek_id),
+            _ => None,
+        })
     }
 }
 

@@ -109,11 +109,15 @@ impl Raised {
     }
 
     fn to_py_err(&self, py: Python<'_>, error: Error) -> PyErr {
-        let mut raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (error, raised.take()) {
-            (Error::Interrupted, Some(raised)) => raised,
-            (error, _) => to_py(py, error),
-        }
+        // Another thread's error leaves it there.
+        let raised = match error {
+            Error::Interrupted => {
+                let mut there = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                there.take()
+            }
+            _ => None,
+        };
+        raised.unwrap_or_else(|| to_py(py, error))
     }
 }
 

@@ -236,7 +236,7 @@ pub fn open_envelope<'py>(
     let opened = envelope::open_header(&header, keys, associated_data, Engine::for_streams())
         .map_err(raise)
         .inspect_err(|error| {
-            let named = header.key_ids().first().copied();
+            let named = header.first_key_id();
             tally::refused(py, Operation::Decrypt, named, len, error);
         })?;
     let result = new_bytes(py, len, |out| {

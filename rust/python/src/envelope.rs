@@ -153,7 +153,7 @@ impl EnvelopeCipher {
         let opened = envelope::unwrap_dek(&header, &source)
             .map_err(|error| source.to_py(py, error))
             .inspect_err(|error| {
-                let named = header.key_ids().first().copied();
+                let named = header.first_key_id();
                 tally::refused(py, Operation::Rewrap, named, bytes, error);
             })?;
         let old = match header.slots[opened.slot].content() {

@@ -246,7 +246,7 @@ impl KeysetCipher {
             envelope::open_header(&header, &source, associated_data, Engine::for_streams())
                 .map_err(|error| source.to_py(py, error))
                 .inspect_err(|error| {
-                    let named = header.key_ids().first().copied();
+                    let named = header.first_key_id();
                     tally::refused(py, Operation::Rewrap, named, bytes, error);
                 })?;
         let old = opened

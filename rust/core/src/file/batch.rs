@@ -356,7 +356,7 @@ fn written(source: &Source, header: &Header, header_len: usize) -> Count {
     Count {
         plaintext: source.len(),
         message: header_len as u64 + stream::sealed_len(source.len()).expect("it was written"),
-        key_id: header.key_ids().first().copied(),
+        key_id: header.first_key_id(),
     }
 }
 

@@ -244,7 +244,7 @@ pub fn encrypt(
         plaintext: source.len(),
         message: bytes.len() as u64
             + crate::stream::sealed_len(source.len()).expect("it was written"),
-        key_id: header.key_ids().first().copied(),
+        key_id: header.first_key_id(),
     })
 }
 

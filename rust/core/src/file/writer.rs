@@ -61,7 +61,7 @@ impl Writer {
             plaintext: 0,
             pending: header.to_bytes(),
             failed: false,
-            key_id: header.key_ids().first().copied(),
+            key_id: header.first_key_id(),
         })
     }
 

@@ -291,7 +291,7 @@ fn to_list<'py>(
                 if tally::enabled() {
                     let (key, bytes) = match operation {
                         Operation::Encrypt => (None, 0),
-                        _ => told(job.source()),
+                        _ => detach(py, || told(job.source())),
                     };
                     tally::note_enabled(py, operation, key, 1, bytes, Some(&raised));
                 }

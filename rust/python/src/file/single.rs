@@ -49,20 +49,22 @@ pub fn told(place: Place<'_>) -> (Option<KeyId>, u64) {
         let source = Source::open(place)?;
         let (header, start) = source.header()?;
         let sealed = source.len().saturating_sub(start);
-        let key = header.key_ids().first().copied();
+        let key = header.first_key_id();
         Ok((key, stream::plaintext_len(sealed).unwrap_or(0)))
     };
     read().unwrap_or_default()
 }
 
-fn told_at(path: &Path) -> (Option<KeyId>, u64) {
-    Located::new(path, Side::Source).map_or((None, 0), |located| told(located.place()))
+fn told_at(py: Python<'_>, path: &Path) -> (Option<KeyId>, u64) {
+    detach(py, || {
+        Located::new(path, Side::Source).map_or((None, 0), |located| told(located.place()))
+    })
 }
 
 /// Tells the tally of one file that failed.
 pub fn refused(py: Python<'_>, operation: Operation, source: &Path, error: &PyErr) {
     if tally::enabled() {
-        let (key, bytes) = told_at(source);
+        let (key, bytes) = told_at(py, source);
         tally::note_enabled(py, operation, key, 1, bytes, Some(error));
     }
 }
@@ -197,7 +199,7 @@ fn file_rewrap(
     .inspect(|_| {
         if tally::enabled() {
             let key = asked.primary().ok().map(|(id, _)| id);
-            let (_, bytes) = told_at(&path);
+            let (_, bytes) = told_at(py, &path);
             tally::note_enabled(py, Operation::Rewrap, key, 1, bytes, None);
         }
     })

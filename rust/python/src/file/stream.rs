@@ -59,7 +59,7 @@ impl StreamEncryptor {
         Ok(Self {
             state: Mutex::new(Some((Encryptor::new(key), header.to_bytes()))),
             taken: AtomicU64::new(0),
-            key_id: header.key_ids().first().map(|id| hex(id)),
+            key_id: header.first_key_id().map(|id| hex(&id)),
         })
     }
 
@@ -192,7 +192,7 @@ impl StreamDecryptor {
         };
         let (header, _) = Header::parse(head).or_raise(py)?;
         *self.named.lock().unwrap_or_else(PoisonError::into_inner) =
-            header.key_ids().first().map(|id| hex(id));
+            header.first_key_id().map(|id| hex(&id));
         let asked = Asked::new(self.keys.get());
         let opened = detached(py, &asked, Ticker::new(), (None, None), |_| {
             open_header(
