@@ -140,7 +140,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if output.debug:
             _say(output.failure, error)
         _abandon(1)
-        return exitcodes.OTHER
+        code = exitcodes.OTHER
     except KeyboardInterrupt as error:
         code = 128 + error.number if isinstance(error, Terminated) else exitcodes.INTERRUPTED
         _say(output.interrupted, error, code)

@@ -29,9 +29,6 @@ COMMON_FIELDS: Final = (
 )
 
 
-_STDOUT: Final = "standard output"
-
-
 class Output:
     """Where one run of the command line prints to, and how.
 
@@ -127,7 +124,7 @@ class Output:
         self.warn(text)
         try:
             # That stdout takes nothing need not be written there.
-            if getattr(error, "filename", None) != _STDOUT:
+            if not isinstance(error, _StdoutError):
                 self.record(type_, status="failed", error=type(error).__name__, **fields)
         except BrokenPipeError:
             raise
@@ -200,13 +197,19 @@ class Output:
             self.line("  ".join(cells).rstrip())
 
 
+class _StdoutError(OSError):
+    """Stdout is closed or full."""
+
+
 @contextlib.contextmanager
 def naming_stdout() -> Iterator[None]:
     """Say in the error of a write whose it is: a full disk is told apart from the target's."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, _STDOUT) from None
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise _StdoutError(error.errno, error.strerror, "standard output") from None
 
 
 def printable(text: object) -> str:
