@@ -9,8 +9,7 @@ from strongroom.cli.output import Output, printable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from strongroom.keys import Key
-    from strongroom.keys.looking import KeyReport
+    from strongroom.keys import Key, KeyReport
 
 __all__ = ["known", "record", "show"]
 

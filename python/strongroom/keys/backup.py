@@ -92,10 +92,9 @@ class Backups(StoreBase):
             if not noted(transaction):
                 transaction.execute(sql.INSERT_BACKUP, sealed(self._root, row))
             for key_id in copied.held_first():
-                # Another backup may have been made meanwhile.
-                if not transaction.execute(sql.SELECT_HELD, (key_id,)):
-                    held = sealed(self._root, HeldRow(key_id, row.id))
-                    transaction.execute(sql.INSERT_HELD, held)
+                # Where another backup was made meanwhile, this changes nothing.
+                held = sealed(self._root, HeldRow(key_id, row.id))
+                transaction.execute(sql.INSERT_HELD, held)
             say("store.backup", generation=row.generation, count=row.number, detail=row.id)
 
         self._write(work, noted)

@@ -262,7 +262,6 @@ DELETE_USE = "DELETE FROM strongroom_uses WHERE id = ?"
 
 SELECT_USAGE = _select(USAGE, "WHERE key_id = ?")
 SELECT_USAGE_BETWEEN = _beside_keys(USAGE)
-SELECT_ALL_USAGE = _select(USAGE)
 INSERT_USAGE = insert(USAGE)
 UPDATE_USAGE = _update(USAGE)
 
@@ -274,8 +273,7 @@ SELECT_BACKUPS = _select(BACKUPS)
 INSERT_BACKUP = insert(BACKUPS)
 SELECT_HELD = _select(HELD, "WHERE key_id = ?")
 SELECT_HELD_BETWEEN = _beside_keys(HELD)
-SELECT_ALL_HELD = _select(HELD)
-INSERT_HELD = insert(HELD)
+INSERT_HELD = insert(HELD) + " ON CONFLICT (key_id) DO NOTHING"
 
 
 def select_first(table: Table) -> str:

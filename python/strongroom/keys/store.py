@@ -280,7 +280,7 @@ class KeyStore(Looking, Leases, StoreMasters, BoundKeysets, Lifecycle):
                 "which is not there"
             )
         for table in _ALONE:
-            self._read(lambda transaction: _look_through(transaction, self._root, table))  # noqa: B023
+            self._read(functools.partial(_look_through, root=self._root, table=table))
         if now < generation:
             raise KeyStoreError(
                 f"the key store is older than it was: it is at generation {now}, and {generation} "

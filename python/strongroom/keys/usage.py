@@ -16,7 +16,6 @@ from strongroom.errors import KeyStoreError
 from strongroom.keys import sql
 from strongroom.keys.base import StoreBase
 from strongroom.keys.database import Transaction
-from strongroom.keys.reading import rows_of
 from strongroom.keys.rows import UsageRow, sealed, verified
 
 __all__ = ["Usage", "UsageFigures", "figures_of"]
@@ -107,14 +106,6 @@ class Usage(StoreBase):
         self._check()
         self._check_writable()
         self._flush_usage(patient=True)
-
-    def all_usage(self) -> dict[str, UsageFigures]:
-        """Return the figures of all keys that were ever used, by key id."""
-        self._check()
-        found = self._read(
-            lambda t: [row for some in rows_of(t, self._root, sql.USAGE) for row in some]
-        )
-        return {row.key_id: figures_of(row) for row in found}
 
     def _count_from_now(self) -> None:
         """Begin to count: what came before this store was opened is none of its business."""
