@@ -15,6 +15,7 @@ import strongroom
 from strongroom import _native, audit
 
 from .measure import Contender, Pace, interleave, statistics_of
+from .process import PEAK
 
 OFF: Final = "no audit log"
 COUNTED: Final = "counted for the audit log"
@@ -28,14 +29,14 @@ _MIB: Final = 1 << 20
 # Records of the log; ten million take 6 GB of disk and two minutes.
 RECORDS: Final = int(os.environ.get("STRONGROOM_BENCH_AUDIT_RECORDS", "1000000"))
 _LARGE: Final = 2_000_000
-_MEMORY: Final = """
-import resource, sys
+_MEMORY: Final = f"""
+import sys
+{PEAK}
 from strongroom import audit
-most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 audit.verify
-before = most()
+before = peak()
 audit.verify(sys.argv[1], index=False)
-print((most() - before) * 1024)
+print(peak() - before)
 """
 
 

@@ -34,12 +34,17 @@ _GAP_NS: Final = 200_000
 _HELD_MAX: Final = 0.01
 _HELD_RUNS: Final = 5
 
-# Run in an interpreter of its own, which prints how far its peak rose above itself idle.
-_MEMORY: Final = """
-import sys
+# The kernel's high-water mark of this process's own pages. (ru_maxrss begins with that of whoever
+# started it.)
+PEAK: Final = """
 def peak():
     with open('/proc/self/status') as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith('VmHWM'))
+"""
+# Run in an interpreter of its own, which prints how far its peak rose above itself idle.
+_MEMORY: Final = f"""
+import sys
+{PEAK}
 import strongroom
 idle = peak()
 plain, sealed, out, url, master, piece = sys.argv[1:]
