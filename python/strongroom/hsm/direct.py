@@ -18,6 +18,7 @@ from collections.abc import Callable
 from strongroom.errors import HSMError
 from strongroom.hsm import codes
 from strongroom.hsm.codes import Fault
+from strongroom.hsm.message import MAX_ASSOCIATED_DATA, MAX_PLAINTEXT
 
 __all__ = ["NONCE_LEN", "TAG_LEN", "Functions", "Gcm", "Handle"]
 
@@ -28,11 +29,8 @@ Handle = ctypes.c_ulong
 _ULONG = ctypes.c_ulong
 _POINTER = ctypes.c_void_p
 _POINTER_LEN = ctypes.sizeof(_POINTER)
-# On Windows PKCS#11's structures are packed, elsewhere they are aligned as the compiler does.
-_PACKED = os.name == "nt"
-
 # CK_FUNCTION_LIST: a version of two bytes, then a pointer to each function in this order.
-_FIRST_FUNCTION = 2 if _PACKED else _POINTER_LEN
+_FIRST_FUNCTION = _POINTER_LEN
 _CLOSE_SESSION, _LOGIN, _LOGOUT = 13, 18, 19
 _ENCRYPT_INIT, _ENCRYPT, _DECRYPT_INIT, _DECRYPT = 29, 30, 33, 34
 _GENERATE_RANDOM = 64
@@ -40,18 +38,16 @@ _GENERATE_RANDOM = 64
 _CKU_USER = 1
 _CKM_AES_GCM = 0x1087
 
-_ORDER = "=" if _PACKED else "@"
-_ADDRESS = "P" if not _PACKED else "Q" if _POINTER_LEN == 8 else "L"
 # CK_MECHANISM: mechanism, pParameter, ulParameterLen.
-_MECHANISM = struct.Struct(f"{_ORDER}L{_ADDRESS}L")
+_MECHANISM = struct.Struct("@LPL")
 # CK_GCM_PARAMS (with ulIvBits, as the header has it, if not the text): pIv, ulIvLen, ulIvBits,
 # pAAD, ulAADLen, ulTagBits.
-_GCM_PARAMS = struct.Struct(f"{_ORDER}{_ADDRESS}LL{_ADDRESS}LL")
+_GCM_PARAMS = struct.Struct("@PLLPLL")
 
 # The 21 bytes of a wrapped key and a key id are less than the 20 of a message and a caller's data.
-_MOST_ASSOCIATED_DATA = 20 + 65_535
+_MOST_ASSOCIATED_DATA = 20 + MAX_ASSOCIATED_DATA
 # The longest message, and what a token wants besides that decrypts by whole blocks.
-_ROOM = 65_536 + TAG_LEN + 64
+_ROOM = MAX_PLAINTEXT + TAG_LEN + 64
 _KEY_LEN = 32
 _NO_KEY = bytes(_KEY_LEN)
 _NO_NONCE = bytes(NONCE_LEN)

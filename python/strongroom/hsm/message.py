@@ -18,19 +18,15 @@ KEY_LEN = 32
 def key_of(value: bytearray) -> _native.MemoryLockedKey | None:
     """Move what was unwrapped into locked memory; None: it has another length than a key."""
     try:
-        if len(value) == KEY_LEN:
-            return _native.MemoryLockedKey(value)
-    except BaseException:
+        return _native.MemoryLockedKey(value) if len(value) == KEY_LEN else None
+    finally:
         value[:] = bytes(len(value))
-        raise
-    value[:] = bytes(len(value))
-    return None
 
 
 def as_bytes(data: object, name: str) -> bytes:
     """Return a copy of an argument that is any buffer; TypeError names it where it is none."""
     try:
-        # python-pkcs11 takes `bytes` alone: given a bytearray, it returns a generator.
+        # ctypes and python-pkcs11 take `bytes` alone.
         return bytes(memoryview(data))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a bytes-like object, not {type(data).__name__}") from None
