@@ -182,8 +182,10 @@ class CryptoAuditLogger(EventMethods):
         missing = self._take_missing()
         try:
             self._seal([*events.gap(missing), made], "checkpoint")
-        except _UNSEALED as error:
+        except BaseException as error:
             self._missing += missing
+            if not isinstance(error, _UNSEALED):
+                raise
             if self._policy == "closed":
                 raise
             self._missing += 1
