@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from strongroom import FileMasterKey, KeyStore
 
 LONG = os.environ.get("STRONGROOM_LONG") == "1"
@@ -29,6 +30,23 @@ def make_store(directory: Path) -> KeyStore:
     """A new store in a directory, opened. `open_store` opens it in another process."""
     master = FileMasterKey.create(str(directory / "master.key"))
     return KeyStore.create(f"sqlite:///{directory}/keys.db", master)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KeyStore]:
+    """A new store beside what a test works on."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    with make_store(keys) as made:
+        yield made
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty directory."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
 
 
 def open_store(directory: str | Path) -> KeyStore:

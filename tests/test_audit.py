@@ -17,24 +17,10 @@ from pathlib import Path
 
 import pytest
 import strongroom
+from audit_help import KEY, log, names, nothing_enabled
 from strongroom import CryptoAuditLogger, audit, errors
 
-KEY = "00112233445566778899aabbccddeeff"
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "audit.log"
-
-
-@pytest.fixture(autouse=True)
-def nothing_enabled():
-    yield
-    audit.disable()
-
-
-def names(path: Path) -> list[str]:
-    return [record.name for record in audit.records(path)]
+__all__ = ["log", "nothing_enabled"]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,24 +11,8 @@ from typing import Literal
 
 import pytest
 import strongroom
+from audit_help import KEY, names
 from strongroom import CryptoAuditLogger, _native, audit, errors
-
-KEY = "00112233445566778899aabbccddeeff"
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "audit.log"
-
-
-@pytest.fixture(autouse=True)
-def nothing_enabled():
-    yield
-    audit.disable()
-
-
-def names(log: Path) -> list[str]:
-    return [record.name for record in audit.records(log)]
 
 
 def counted(log: Path, name: str = "data.encrypted") -> int:
@@ -37,6 +21,8 @@ def counted(log: Path, name: str = "data.encrypted") -> int:
 
 THREAD = """
 import os, sys, threading, time, strongroom as s
+
+__all__ = ["log", "nothing_enabled"]
 path, data = sys.argv[1:]
 told = []
 heard = threading.Event()

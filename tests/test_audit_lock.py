@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from audit_help import log
 from cli_runner import COMMAND
 from strongroom import CryptoAuditLogger, audit, errors
 
@@ -27,10 +28,7 @@ HOLDER = (
     "sys.stdin.read()\n"
 )
 
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "audit.log"
+__all__ = ["log"]
 
 
 @contextlib.contextmanager

@@ -6,28 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from audit_help import KEY, log, names, nothing_enabled
 from hsm_help import Backend, label
 from hsm_help import backend as backend
 from hsm_help import softhsm as softhsm
 from independent import tlog
 from strongroom import CryptoAuditLogger, audit, errors
 
-KEY = "00112233445566778899aabbccddeeff"
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "audit.log"
-
-
-@pytest.fixture(autouse=True)
-def nothing_enabled():
-    yield
-    audit.disable()
-
-
-def names(log: Path) -> list[str]:
-    return [record.name for record in audit.records(log)]
+__all__ = ["log", "nothing_enabled"]
 
 
 def test_a_key_in_a_token_signs(backend: Backend, log: Path) -> None:

@@ -14,24 +14,11 @@ from typing import Any
 
 import pytest
 import strongroom
-from file_help import leftovers, make_store, make_tree, seeded, small_disk, snapshot
+from file_help import leftovers, make_tree, seeded, small_disk, snapshot, store, work
 from strongroom import DecryptionError, FormatError, KeyNotFoundError
 from strongroom.bulk import ItemResult, decrypt_tree, encrypt_tree, rewrap_tree, verify_tree
 
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
-
-
-@pytest.fixture
-def work(tmp_path):
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return directory
+__all__ = ["store", "work"]
 
 
 class Items(list[ItemResult]):

@@ -19,7 +19,6 @@ from file_help import (
     LONG,
     child_environment,
     leftovers,
-    make_store,
     make_tree,
     open_store,
     run_python,
@@ -32,6 +31,8 @@ RUN = """
 import sys, signal, strongroom
 from strongroom import bulk
 from file_help import open_store
+
+__all__ = ["store", "work"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 work, keys, *paths = sys.argv[1:]
 with open_store(keys) as store:
@@ -46,21 +47,6 @@ with open_store(keys) as store:
     else:
         print("done", report.failed, flush=True)
 """
-
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
-
-
-@pytest.fixture
-def work(tmp_path):
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return directory
 
 
 def start(*arguments: object) -> Any:

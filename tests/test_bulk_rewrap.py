@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import strongroom
-from file_help import LONG, child_environment, leftovers, make_store, run_python, seeded
+from file_help import LONG, child_environment, leftovers, run_python, seeded
 from strongroom.bulk import encrypt_tree, rewrap_tree
 
 SLOT = 120
@@ -33,19 +33,13 @@ MANY = """
 import sys
 from strongroom import bulk
 from file_help import open_store
+
+__all__ = ["store"]
 with open_store(sys.argv[1]) as store:
     for _ in range(12):
         store.rotate()
         assert bulk.rewrap_tree(sys.argv[2], store).failed == 0
 """
-
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
 
 
 @pytest.fixture

@@ -16,24 +16,11 @@ from pathlib import Path
 
 import pytest
 import strongroom
-from file_help import LENGTHS, LONG, PIECE, leftovers, make_store, run_python, seeded, small_disk
+from file_help import LENGTHS, LONG, PIECE, leftovers, run_python, seeded, small_disk, store, work
 from strongroom import DecryptionError, FormatError, KeyNotFoundError, KeyStateError, KeyStore
 from strongroom.files import ByteCount, decrypt_stream, encrypt_stream
 
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
-
-
-@pytest.fixture
-def work(tmp_path):
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return directory
+__all__ = ["store", "work"]
 
 
 def names(directory: Path) -> list[str]:

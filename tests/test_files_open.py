@@ -15,23 +15,10 @@ import zipfile
 
 import pytest
 import strongroom
-from file_help import CHUNK, LENGTHS, LONG, PIECE, leftovers, make_store, seeded
+from file_help import CHUNK, LENGTHS, LONG, PIECE, leftovers, seeded, store, work
 from strongroom import DecryptionError, FormatError, KeyNotFoundError
 
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
-
-
-@pytest.fixture
-def work(tmp_path):
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return directory
+__all__ = ["store", "work"]
 
 
 def make(store, path, data: bytes) -> None:

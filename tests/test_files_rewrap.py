@@ -15,25 +15,12 @@ from typing import Any
 
 import pytest
 import strongroom
-from file_help import child_environment, leftovers, make_store, open_store, run_python, seeded
+from file_help import child_environment, leftovers, open_store, run_python, seeded, store, work
 from strongroom import DecryptionError, FormatError, KeyNotFoundError, KeyStateError
 
+__all__ = ["store", "work"]
+
 SLOT = 120
-
-
-@pytest.fixture
-def store(tmp_path):
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    with make_store(keys) as store:
-        yield store
-
-
-@pytest.fixture
-def work(tmp_path):
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return directory
 
 
 def make(store, path: Path, data: bytes = b"data" * 1000, **settings: Any) -> None:

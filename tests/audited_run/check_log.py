@@ -7,7 +7,6 @@ failed; what nobody committed is not, but for processes that were killed in betw
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import sys
 from collections import Counter, defaultdict
@@ -15,9 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from strongroom import audit
-
-# Tests that write a store's rows by the drivers alone, past all that reports.
-BEHIND_ITS_BACK: dict[str, str] = {}
 
 # The events of a change to a state. A key that is made as the primary is told by two.
 _TOLD = {
@@ -82,7 +78,7 @@ class Seen:
                 if was == state:
                     # A row that was written with something else in it (PostgreSQL's).
                     continue
-                if said["log"] != log or any(fnmatch.fnmatch(test, p) for p in BEHIND_ITS_BACK):
+                if said["log"] != log:
                     self.elsewhere[test] += 1
                     self.perhaps.add(place)
                     continue
