@@ -483,8 +483,10 @@ def test_a_journal_without_its_database(vault: Vault) -> None:
     assert not vault.path.exists()
 
 
-def test_a_wrong_store(vault: Vault, tmp_path: Path) -> None:
-    vault.fill()
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrong_store(vault: Vault, tmp_path: Path, mode: str) -> None:
+    """Its own journal beside it makes it no other database's."""
+    vault.fill(mode)
     other = Vault(tmp_path / "other")
     with other.create() as store:
         for act in (

@@ -66,6 +66,27 @@ def test_a_backup_from_another_run_beside_an_intent(vault: Vault) -> None:
     assert vault.count() == 200
 
 
+def test_an_intent_of_old_beside_a_newer_database(vault: Vault) -> None:
+    """A copy that was made without deleting: its backup is not written over what came later."""
+    vault.fill()
+    die_after(vault, 6)
+    left = {f: f.read_bytes() for f in vault.files() if f.suffix in (".rotate", ".backup")}
+    assert len(left) == 2
+    assert vault.rotation().recover().found == "old"
+    for _ in range(2):
+        vault.rotate()
+    for path, data in left.items():
+        path.write_bytes(data)
+    before = {f: f.read_bytes() for f in vault.files()}
+    for act in (vault.database.connect, vault.rotation().recover, vault.rotate):
+        with pytest.raises(RotationError, match=f"under key {vault.live_keys()[0]}"):
+            act()
+        assert {f: f.read_bytes() for f in vault.files()} == before
+    for path in left:
+        path.unlink()
+    assert vault.count() == 200
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**12])
 def test_how_long_a_backup_is_kept(vault: Vault, seconds: float) -> None:
     vault.fill()

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from strongroom.database import driver, work
-from strongroom.database.places import locate, sync_directory
+from strongroom.database.places import locate, remove_durably, sync_directory
 from strongroom.database.settings import CipherSettings
 from strongroom.database.work import Busy, Figures, Proof, Secrets
 
@@ -144,7 +144,7 @@ class _Child:
             if mode != "wal":
                 # The empty journal goes; the lock is still held. SQLite would do it, and pass over
                 # an fsync that fails.
-                work.remove_journal(places)
+                remove_durably(places, places.journal)
         finally:
             # Whatever happened: not one more statement. A write on this connection after a
             # failed reset_key leaves a file that opens under neither key.

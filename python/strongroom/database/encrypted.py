@@ -215,7 +215,12 @@ class EncryptedDatabase:
             self._source.refresh()
         sqlite_mode = "ro" if mode == "ro" else "rw"
         try:
-            lost = journals.refuse_foreign(self._places, settings, self._source)
+            try:
+                lost = journals.refuse_foreign(self._places, settings, self._source)
+            except journals.NoKeyError:
+                # A key may have been made meanwhile, by another process.
+                self._source.refresh()
+                lost = journals.refuse_foreign(self._places, settings, self._source)
             opening = settings._replace(salt=lost) if lost else settings
             for again in (False, True):
                 if again:
@@ -232,6 +237,8 @@ class EncryptedDatabase:
                         return _Found(connection, candidate)
         except driver.DatabaseError as error:
             raise self.meaning(error) from error
+        except journals.NoKeyError:
+            pass
         raise self.refusal(sidecar, settings)
 
     def _guarded(self, found: _Found, allow_compromised: bool, timeout: float) -> Any:

@@ -17,7 +17,14 @@ from typing import Any
 from strongroom.database import driver
 from strongroom.database.places import Places, own_as_database, size_of, sync_directory
 from strongroom.database.settings import CipherSettings
-from strongroom.database.work import Busy, Proof, check_pages, check_structure
+from strongroom.database.work import (
+    PAUSE_SECONDS,
+    Busy,
+    Proof,
+    begin_exclusive,
+    check_pages,
+    check_structure,
+)
 
 __all__ = ["adopt"]
 
@@ -80,8 +87,7 @@ def _exclusive(
     while True:
         connection = _open(places, passphrase, settings)
         try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("BEGIN EXCLUSIVE")
+            begin_exclusive(connection, deadline)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             connection.execute("COMMIT")
         except BaseException as error:
@@ -93,7 +99,7 @@ def _exclusive(
                 raise
             if time.monotonic() >= deadline:
                 raise Busy from None
-            time.sleep(0.01)
+            time.sleep(PAUSE_SECONDS)
         else:
             return connection
 
@@ -101,7 +107,7 @@ def _exclusive(
 def _open(
     places: Places, passphrase: bytearray | None, settings: CipherSettings, older: int = 0
 ) -> Any:
-    connection = driver.open_with(places.database, None, settings, isolation_level=None)
+    connection = driver.open_with(places.database, None, settings, timeout=0, isolation_level=None)
     if passphrase is not None:
         connection.set_key(passphrase)
         pragmas = [f"PRAGMA cipher_compatibility = {older}"] if older else settings.pragmas()

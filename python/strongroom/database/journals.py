@@ -41,6 +41,10 @@ _PAGE_1 = (1).to_bytes(4, "big")
 _SALT = 16
 
 
+class NoKeyError(EncryptedDatabaseError):
+    """Neither the database nor its journal is under a key that is here."""
+
+
 def refuse_foreign(
     places: Places,
     settings: CipherSettings,
@@ -64,6 +68,7 @@ def refuse_foreign(
 
     Raises:
         EncryptedDatabaseError: A journal is another database's.
+        NoKeyError: It is under none of these keys, but neither is the database itself.
     """
     lost = ""
     for path, kind in ((places.journal, _Journal), (places.wal, _Wal)):
@@ -74,6 +79,8 @@ def refuse_foreign(
                 salt = _own_salt(kind(descriptor), places, settings, source, more)
             finally:
                 os.close(descriptor)
+            if salt is None and not _opens(places, settings, source, more):
+                raise NoKeyError(f"neither it nor {path} is under a key that is here")
             if salt is None:
                 raise EncryptedDatabaseError(
                     f"{path} is another database's, for it is under no key of {places.database}, "
@@ -107,12 +114,9 @@ def _own_salt(
         for salt in file.salts():
             yield salt, salt.hex()
 
-    gives: list[Callable[[], bytearray]] = [
-        partial(source.secret, candidate.key_id) for candidate in source.candidates("")
-    ]
     number, page = first
     for salt, lost in salts():
-        for give in [*gives, *([more] if more else [])]:
+        for give in _gives(source, more):
             secret = give()
             try:
                 if page_is_authentic(page, number, secret, settings, salt):
@@ -120,6 +124,34 @@ def _own_salt(
             finally:
                 driver.wipe(secret)
     return None
+
+
+def _gives(source: Source, more: Callable[[], bytearray] | None) -> list[Callable[[], bytearray]]:
+    gives = [partial(source.secret, candidate.key_id) for candidate in source.candidates("")]
+    return [*gives, *([more] if more else [])]
+
+
+def _opens(
+    places: Places,
+    settings: CipherSettings,
+    source: Source,
+    more: Callable[[], bytearray] | None,
+) -> bool:
+    """Tell whether the main file alone, without a look at its journals, is under a key of these."""
+    from strongroom.database import driver
+
+    for give in _gives(source, more):
+        secret = give()
+        try:
+            connection = driver.try_open(
+                places.database, secret, settings, mode="ro", immutable=True
+            )
+        finally:
+            driver.wipe(secret)
+        if connection is not None:
+            connection.close()
+            return True
+    return False
 
 
 def page_is_authentic(

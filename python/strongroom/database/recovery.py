@@ -11,13 +11,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from strongroom import _events
 from strongroom.database import places as files
 from strongroom.database.documents import Intent, Sidecar, Unreadable
-from strongroom.database.encrypted import EncryptedDatabase
-from strongroom.database.journals import refuse_foreign
+from strongroom.database.encrypted import EncryptedDatabase, sqlcipher
+from strongroom.database.journals import NoKeyError, refuse_foreign
 from strongroom.database.places import FileLock, Places
 from strongroom.database.process import Failure, Worker
 from strongroom.database.settings import CipherSettings
@@ -109,14 +110,21 @@ def _from_intent(
     if source.state_of(intent.new_id) is None:
         # The store was put back to a copy from before the key was made.
         store._restore_rotation_key(name, intent.rotation, intent.new_id, wrapped)
-    salt = refuse_foreign(
-        places,
-        CipherSettings.load(intent.settings),
-        source,
-        more=lambda: store._wrapped_secret(intent.new_id, wrapped),
-    )
-    figures = (intent.pages, intent.rows, intent.figures)
     settings = intent.settings
+    other = _third_key(places, source, intent)
+    if other:
+        # A file that was put here since, over the rotation's: the backup is older than it.
+        raise failed(f"it is under key {other}, so the intent is of another rotation")
+    try:
+        salt = refuse_foreign(
+            places,
+            CipherSettings.load(intent.settings),
+            source,
+            more=partial(store._wrapped_secret, intent.new_id, wrapped),
+        )
+    except NoKeyError as error:
+        raise failed(str(error)) from None
+    figures = (intent.pages, intent.rows, intent.figures)
     gone = source.state_of(intent.old_id) in (None, DESTROYED)
     keys = [
         # The new key may be the file's by now. If not, this one opens nothing, as the old one does.
@@ -155,6 +163,26 @@ def _from_intent(
     return Recovery(found, key_id, places.database)
 
 
+def _third_key(places: Places, source: StoreSource, intent: Intent) -> str:
+    """Return the key that a file is under which was there neither before nor after; else ""."""
+    driver = sqlcipher()
+    settings = CipherSettings.load(intent.settings)
+    for key_id, _ in source.candidates(""):
+        if key_id in (intent.old_id, intent.new_id):
+            continue
+        secret = source.secret(key_id)
+        try:
+            connection = driver.try_open(
+                places.database, secret, settings, mode="ro", immutable=True
+            )
+        finally:
+            driver.wipe(secret)
+        if connection is not None:
+            connection.close()
+            return key_id
+    return ""
+
+
 def _write_sidecar(places: Places, source: StoreSource, sidecar: Sidecar) -> None:
     """Write a sidecar that isn't right yet: the disk may be full, which is why we are here."""
     with contextlib.suppress(Unreadable):
@@ -174,7 +202,10 @@ def _without_intent(
     rows = source.rows().keys
     rotation = lock.rotation
     stray = {i for i, r in rows.items() if r.state == PRE_ACTIVE and r.rotation == rotation != ""}
-    salt = refuse_foreign(places, settings, source)
+    try:
+        salt = refuse_foreign(places, settings, source)
+    except NoKeyError:
+        raise database.refusal(sidecar, settings) from None
     candidates = source.candidates(sidecar.key_id if sidecar else "")
     candidates.sort(key=lambda candidate: candidate.key_id not in stray)
     answer = _find(places, source, settings, lock, candidates, timeout, salt=salt)

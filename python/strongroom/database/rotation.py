@@ -28,7 +28,6 @@ from strongroom.database.recovery import (
     busy,
     kept_backups,
     recover,
-    remove_backup,
     remove_expired,
 )
 from strongroom.database.reports import DatabaseStatus, Progress, RotationReport, VerifyReport
@@ -139,7 +138,6 @@ class DatabaseKeyRotation:
         check_before(places, self._source, force=self._force)
         with FileLock.take(places, exclusive=True, timeout=self._timeout) as lock:
             course.recovered = recover(places, self._source, lock, timeout=self._timeout).found
-            remove_backup(places)
             if if_due and not self._is_due():
                 return None
             check_room(places)

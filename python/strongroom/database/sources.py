@@ -9,7 +9,7 @@ from strongroom.errors import KeyStateError
 from strongroom.keys import KeyStore
 from strongroom.keys.bound import by_age
 from strongroom.keys.keyset import Keyset
-from strongroom.keys.states import ACTIVE, DESTROYED
+from strongroom.keys.states import ACTIVE
 
 __all__ = ["BareSource", "Candidate", "Source", "StoreSource", "source_of"]
 
@@ -117,10 +117,6 @@ class StoreSource:
         """
         if not self.primary_id:
             raise KeyStateError(f"keyset {self.keyset!r} has no active key for a new database")
-
-    def destroyed(self, key_id: str) -> bool:
-        """Tell whether a key was destroyed."""
-        return self.state_of(key_id) == DESTROYED
 
 
 class BareSource:

@@ -28,9 +28,9 @@ from strongroom.database.settings import CipherSettings
 
 __all__ = ["Busy", "Figures", "Proof", "Secrets", "exclusive", "figures_of", "prove"]
 
-# How long one try at the exclusive lock waits: then it lets go, and those who wait for us go on.
+# How long one try waits for readers: then it lets go, and those who wait for us go on.
 _TRY_SECONDS = 0.5
-_PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.001
 _FICLONE = 0x40049409
 _COPY = 1 << 26
 # The bytes of SQLite's locks: PENDING, RESERVED and the 510 SHARED ones.
@@ -90,15 +90,12 @@ def exclusive(
         return None
     deadline = time.monotonic() + timeout
     while True:
-        left = max(0.0, deadline - time.monotonic())
         connection = driver.open_with(
-            places.database, secret, settings, timeout=min(left, _TRY_SECONDS), isolation_level=None
+            places.database, secret, settings, timeout=0, isolation_level=None
         )
         try:
-            # Before anything reads: later, the lock would be given up after each transaction.
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA synchronous = EXTRA")
-            connection.execute("BEGIN EXCLUSIVE")
+            begin_exclusive(connection, deadline)
             driver.read_first_page(connection, settings)
             connection.execute("COMMIT")
         except BaseException as error:
@@ -110,9 +107,26 @@ def exclusive(
                 raise
             if time.monotonic() >= deadline:
                 raise Busy from None
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         else:
             return connection
+
+
+def begin_exclusive(connection: Any, deadline: float) -> None:
+    """Begin a transaction on a connection that nothing read on, whose lock outlasts it.
+
+    SQLite's own waiting, up to 100 ms between two looks, never meets a gap of a writer's that does
+    not pause: so the connection has a timeout of 0, and who calls tries again with a new one.
+    """
+    # Before anything reads: later, the lock would be given up after each transaction.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    # The writers' lock, at once or not at all; it is kept after the COMMIT. Then readers are waited
+    # for, and no new ones get in meanwhile.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("COMMIT")
+    left = max(0.0, min(_TRY_SECONDS, deadline - time.monotonic()))
+    connection.execute(f"PRAGMA busy_timeout = {int(left * 1000)}").fetchone()
+    connection.execute("BEGIN EXCLUSIVE")
 
 
 def settle_journal(places: Places, connection: Any) -> str:
@@ -151,13 +165,6 @@ def empty_journal(places: Places) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def remove_journal(places: Places) -> None:
-    """Remove a rollback journal that is empty, durably; the exclusive lock is held."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(places.journal)
-    sync_directory(places.directory)
 
 
 def figures_of(connection: Any, key: bytearray) -> Figures:
