@@ -18,7 +18,10 @@ if sys.argv[1:2] == ["exit"]:
 
 import strongroom
 from strongroom import (
+    DatabaseKeyRotation,
     DecryptionError,
+    EncryptedDatabase,
+    EncryptedDatabaseError,
     EnvelopeEncryption,
     FileMasterKey,
     KeyStore,
@@ -269,6 +272,48 @@ def scenario_store() -> None:
         strongroom.rewrap_file(sealed, store)
         checkpoint("rotated")
     del cipher, store, master
+    gc.collect()
+    checkpoint("gone")
+
+
+def scenario_database() -> None:
+    """A database under a key that is given, and one that its key does not open."""
+    key = MemoryLockedKey(raw_key())
+    path = FOLDER / "app.db"
+    with contextlib.closing(EncryptedDatabase(path, key).connect()) as connection:
+        connection.execute("CREATE TABLE rows (data)")
+        connection.execute("INSERT INTO rows VALUES (?)", (os.urandom(100_000),))
+        connection.commit()
+        checkpoint("open")
+    checkpoint("closed")
+    with contextlib.suppress(EncryptedDatabaseError):
+        EncryptedDatabase(path, MemoryLockedKey.generate()).connect()
+    other = FOLDER / "other.db"
+    other.write_bytes(os.urandom(8192))
+    with contextlib.suppress(EncryptedDatabaseError):
+        EncryptedDatabase(other, key).connect()
+    checkpoint("refused")
+    key.destroy()
+    checkpoint("gone")
+
+
+def scenario_rotation() -> None:
+    """A database under a key store, whose key is rotated."""
+    master = FileMasterKey.create(FOLDER / "master")
+    with KeyStore.create(f"sqlite:///{FOLDER}/keys.db", master) as store:
+        store.create_keyset("database", purpose="database")
+        path = FOLDER / "app.db"
+        with contextlib.closing(EncryptedDatabase(path, store).connect()) as connection:
+            connection.execute("CREATE TABLE rows (data)")
+        checkpoint("made")
+        rotation = DatabaseKeyRotation(path, store)
+        rotation.rotate_key()
+        checkpoint("rotated")
+        rotation.verify()
+        rotation.recover()
+        EncryptedDatabase(path, store).connect().close()
+        checkpoint("verified")
+    del rotation, store, master
     gc.collect()
     checkpoint("gone")
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from database_help import opens
 from independent import constructions, reader
 from memory_scanner import (
     Hit,
@@ -229,6 +230,38 @@ def test_no_copy_of_a_stores_keys(tmp_path, backend):
                 assert hits == []
             else:
                 assert {"master", "root"} <= {hit.what for hit in hits}
+        assert target.finish() == 0
+
+
+def test_no_copy_of_a_databases_key(tmp_path, key):
+    """Not even while a connection is open: SQLCipher masks what it keeps."""
+    raw = constructions.derive(key, "database")
+    wanted = key_patterns("key", key) | patterns("raw key", raw)
+    with Target("database", tmp_path, STRONGROOM_MEMORY_BACKEND="mlock") as target:
+        for checkpoint in ("open", "closed", "refused", "gone"):
+            target.wait_for(checkpoint)
+            assert opens(tmp_path / "app.db", bytearray(raw))
+            hits = scan(target.pid, wanted)
+            assert [hit for hit in hits if not hit.region.is_arena] == [], checkpoint
+            assert bool(hits) == (checkpoint != "gone")
+        assert target.finish() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_copy_of_the_keys_of_a_rotation(tmp_path, backend):
+    with Target("rotation", tmp_path, STRONGROOM_MEMORY_BACKEND=backend) as target:
+        for checkpoint in ("made", "rotated", "verified", "gone"):
+            target.wait_for(checkpoint)
+            keys = store_keys(tmp_path)
+            wanted: dict[str, bytes] = {}
+            for name, key in keys.items():
+                wanted |= key_patterns(name, key)
+                wanted |= patterns(f"{name}'s raw key", constructions.derive(key, "database"))
+            raws = [bytearray(constructions.derive(key, "database")) for key in keys.values()]
+            assert sum(opens(tmp_path / "app.db", raw) for raw in raws) == 1
+            hits = scan(target.pid, wanted)
+            assert [hit for hit in hits if not hit.region.is_arena] == [], checkpoint
+        assert hits == []
         assert target.finish() == 0
 
 
