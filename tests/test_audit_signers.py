@@ -12,6 +12,7 @@ from hsm_help import backend as backend
 from hsm_help import softhsm as softhsm
 from independent import tlog
 from strongroom import CryptoAuditLogger, audit, errors
+from strongroom.hsm.token import POOL
 
 __all__ = ["log", "nothing_enabled"]
 
@@ -102,16 +103,36 @@ def test_a_session_that_is_lost_while_it_signs(softhsm: Backend, log: Path) -> N
     assert audit.verify(log).uncovered == 0
 
 
-def test_threads_that_make_keys_and_threads_that_report(softhsm: Backend, log: Path) -> None:
+def test_a_session_that_is_lost_while_it_signs_aside(softhsm: Backend, log: Path) -> None:
+    """In the middle of another operation, with the session that is for this."""
+    with softhsm.open() as hsm:
+        signer = audit.HSMSigner.generate(hsm, label("audit"))
+        token = hsm._open_token()
+        with CryptoAuditLogger.open(log, signer=signer) as logger:
+
+            def work(lane) -> None:
+                logger.log_key_export(KEY)
+                token.module.close_session(token._aside.session)
+                logger.log_key_destruction(KEY)
+
+            hsm._run(work, reports=True)
+    assert names(log) == ["log.opened", "key.exported", "key.destroyed"]
+    assert audit.verify(log).uncovered == 0
+
+
+@pytest.mark.parametrize("thread_safe", [False, True])
+def test_threads_that_make_keys_and_threads_that_report(
+    softhsm: Backend, log: Path, thread_safe: bool
+) -> None:
     """None waits for another that waits for it: that would be the token's timeout."""
     failed: list[BaseException] = []
-    with softhsm.open(timeout=20) as hsm:
+    with softhsm.open(timeout=20, thread_safe=thread_safe) as hsm:
         signer = audit.HSMSigner.generate(hsm, label("audit"))
         with CryptoAuditLogger.open(log, signer=signer) as logger:
             audit.enable(logger)
 
             def make() -> None:
-                for _ in range(5):
+                for _ in range(2):
                     hsm.destroy_key(hsm.generate_key(label("cards")))
 
             def report() -> None:
@@ -124,7 +145,9 @@ def test_threads_that_make_keys_and_threads_that_report(softhsm: Backend, log: P
                 except BaseException as error:
                     failed.append(error)
 
-            threads = [threading.Thread(target=guarded, args=(w,)) for w in (make, report) * 2]
+            # More of them than a pool has sessions.
+            work = (*(make,) * (POOL + 1), *(report,) * 2)
+            threads = [threading.Thread(target=guarded, args=(w,)) for w in work]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -132,7 +155,7 @@ def test_threads_that_make_keys_and_threads_that_report(softhsm: Backend, log: P
             audit.disable()
     assert failed == []
     found = names(log)
-    assert found.count("hsm.key.generated") == found.count("hsm.key.destroyed") == 10
+    assert found.count("hsm.key.generated") == found.count("hsm.key.destroyed") == 2 * (POOL + 1)
     assert found.count("key.exported") == 40
 
 

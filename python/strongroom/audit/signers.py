@@ -122,7 +122,7 @@ class HSMSigner:
             algorithm="Ed25519",
             key_id=key_id.hex(),
         ) as said:
-            hsm._run(lambda lane: signing.make(lane, key_id, label, said))
+            hsm._run(lambda lane: signing.make(lane, key_id, label, said), reports=True)
         return cls(hsm, label)
 
     @property

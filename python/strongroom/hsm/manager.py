@@ -155,7 +155,7 @@ class HSMKeyManager(OpenToken):
 
     def _making(self, making: keys.Making, work: Callable[[Lane], str]) -> str:
         try:
-            return self._run(work)
+            return self._run(work, reports=True)
         except BaseException:
             # A key that never encrypted is in nobody's way, but it would be listed for ever.
             if making.key_id and not making.enabled:
@@ -239,7 +239,7 @@ class HSMKeyManager(OpenToken):
             binding.destroy(key)
 
         with Said("hsm.key.destroyed", token=self.token_label, key_id=key_id) as said:
-            self._run(work)
+            self._run(work, reports=True)
 
     def self_test(self) -> list[Check]:
         """Try what the library needs of a token, with two keys that are destroyed again.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 from strongroom.errors import HSMError, KeyNotFoundError, KeyStateError
@@ -130,18 +130,23 @@ class OpenToken:
         self._counts.take(key_id)
         return found
 
-    def _run(self, work: Callable[[Lane], T], writes: str | None = None) -> T:
+    def _run(
+        self, work: Callable[[Lane], T], writes: str | None = None, *, reports: bool = False
+    ) -> T:
         """Do something with the token.
 
         Args:
             work: What is done.
             writes: The key that must be one that may encrypt; if it may not any more, that is said.
+            reports: It reports to the audit log while it is under way. Then it has the module's
+                lock, as the log's signer must have it: with the sessions of a pool alone, eight
+                such threads would wait for the log, and the one that has that for a session.
         """
         token = self._token
         if token is None:
             raise HSMError("it is closed")
         try:
-            return token.run(work, self._timeout, self._pooled)
+            return token.run(work, self._timeout, self._pooled and not reports)
         except HSMError as error:
             if writes is None or error.code != codes.KEY_FUNCTION_NOT_PERMITTED:
                 raise
@@ -155,15 +160,15 @@ class OpenToken:
 
     def _run_aside(self, work: Callable[[Lane], T]) -> T:
         """Do something with the token as `_run` does, also while this thread is at work with it."""
-        return self._open_token().run_aside(work, self._timeout, self._pooled)
+        return self._open_token().run_aside(work, self._timeout)
 
-    def _held(self) -> contextlib.AbstractContextManager[None]:
+    def _held(self) -> AbstractContextManager[None]:
         """Keep other threads out of the module: for who takes another lock before it calls in.
 
         Raises:
             HSMError: They kept it busy for too long.
         """
-        return contextlib.nullcontext() if self._pooled else self._module.locked(self._timeout)
+        return self._module.locked(self._timeout)
 
     def _open_token(self) -> Token:
         token = self._token

@@ -209,13 +209,16 @@ class Token:
     def _drop(self) -> None:
         """Close all sessions, as far as they let themselves be closed; those of a parent stay."""
         for lane in (*self._pool, self._aside):
-            if lane.session is not None and lane.epoch == self._stamp():
-                self.module.close_session(lane.session)
-            lane.forget()
+            self._close(lane)
         if self._session is not None and self._session_epoch == self._now():
             self.module.close_session(self._session, log_out=self._logged_in)
         self._session = None
         self._lane.forget()
+
+    def _close(self, lane: Lane) -> None:
+        if self._current(lane):
+            self.module.close_session(lane.session)
+        lane.forget()
 
     # --- Use ------------------------------------------------------------------------------------
 
@@ -257,7 +260,7 @@ class Token:
             lane.lock.release()
         return self._recover(operation, fault, seen, fresh, timeout)
 
-    def run_aside(self, operation: Callable[[Lane], T], timeout: float, pooled: bool) -> T:
+    def run_aside(self, operation: Callable[[Lane], T], timeout: float) -> T:
         """Do something as `run` does, also in the middle of another operation of this thread.
 
         For the signer of the audit log to which that operation reports: it must answer before the
@@ -266,20 +269,21 @@ class Token:
         Raises:
             HSMError: As `run`.
         """
-        lane = self._lane
-        if not pooled:
-            if not lane.lock.acquire(timeout=timeout):
-                raise busy(self.module.path, timeout)
-            try:
-                if lane.inside:  # Who is has the lock, so it is this thread.
+        with self.module.locked(timeout):
+            if not self._lane.inside:
+                return self.run(operation, timeout)
+            # Who is inside has the lock, so it is this thread.
+            for again in (True, False):
+                try:
                     if not self._current(self._aside):
                         self._ready_pooled(self._aside)
                     return operation(self._aside)
-            except Fault as fault:
-                raise hsm_error(fault, self.name) from None
-            finally:
-                lane.lock.release()
-        return self.run(operation, timeout, pooled)
+                except Fault as error:
+                    fault = error
+                    self._close(self._aside)
+                if not again or fault.code not in codes.RECOVERABLE:
+                    break
+            raise hsm_error(fault, self.name)
 
     def _current(self, lane: Lane) -> bool:
         return lane.session is not None and lane.epoch == self._stamp()
@@ -291,8 +295,8 @@ class Token:
         """Give the first lane its session, which is the one that logs in."""
         if not self.alive():
             self._log_in()
-        assert self._slot is not None  # noqa: S101 - found by _log_in
-        self._lane.use(self._session, self._stamp(), self._slot, self.module.library().functions)
+        slot = self._find_slot()
+        self._lane.use(self._session, self._stamp(), slot, self.module.library().functions)
 
     def _recover(
         self,
