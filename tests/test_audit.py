@@ -479,6 +479,25 @@ class TestSigners:
         with pytest.raises(errors.AuditError, match="token is gone"):
             CryptoAuditLogger.open(log.with_name("other"), signer=Broken())
 
+        class Interrupted(Signer):
+            stops = False
+
+            def sign(self, message: bytes, /) -> bytes:
+                if self.stops:
+                    raise KeyboardInterrupt
+                return super().sign(message)
+
+        another, signer = log.with_name("another"), Interrupted()
+        with CryptoAuditLogger.open(another, signer=signer) as logger:
+            signer.stops = True
+            with pytest.raises(KeyboardInterrupt):
+                logger.log_key_export(KEY)
+            signer.stops = False
+            logger.log_key_destruction(KEY)
+        found = [record.name for record in audit.records(another)]
+        assert found == ["log.opened", "key.destroyed"]
+        assert audit.verify(another).covered == 2
+
     def test_anchors(self, log: Path, tmp_path: Path) -> None:
         kept: list[bytes] = []
         with CryptoAuditLogger.open(log, anchor=kept.append) as logger:

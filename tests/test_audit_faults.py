@@ -127,6 +127,26 @@ def test_a_torn_tail_is_torn_to_both(log: Path) -> None:
     assert tlog.verify(log, vkey)[0] == 7
 
 
+def test_a_tail_that_was_set_aside_before_is_kept(log: Path) -> None:
+    fill(log, 5)
+    good = log.read_bytes()
+    aside = [log.with_name(f"audit.log.torn-6{more}") for more in ("", ".2", ".3")]
+    # By writers that died before they had cut it off; this one does so twice, of the same tail.
+    aside[0].write_bytes(b"another")
+    for tail in (b'{"event": 1', b'{"event": 1', b'{"event": 2'):
+        log.write_bytes(good + tail)
+        for more in (".checkpoint", ".state"):
+            kept = log.with_name(f"audit.log{more}.kept")
+            there = log.with_name(f"audit.log{more}")
+            if kept.exists():
+                there.write_bytes(kept.read_bytes())
+            kept.write_bytes(there.read_bytes())
+        with CryptoAuditLogger.open(log):
+            pass
+    found = [path.read_bytes() for path in aside]
+    assert found == [b"another", b'{"event": 1', b'{"event": 2']
+
+
 # --- Many at once.
 
 

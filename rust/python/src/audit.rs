@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use strongroom_core::audit::base64;
@@ -70,6 +70,7 @@ fn audit_sign<'py>(
 struct Signer {
     key: [u8; KEY_LEN],
     sign: Py<PyAny>,
+    raised: Raised,
 }
 
 impl Sign for Signer {
@@ -79,14 +80,21 @@ impl Sign for Signer {
 
     fn sign(&self, message: &[u8]) -> Result<[u8; SIGNATURE_LEN]> {
         attach(|py| {
-            let signature = self.sign.bind(py).call1((PyBytes::new(py, message),))?;
-            signature.extract::<[u8; SIGNATURE_LEN]>()
+            let signed = self.sign.bind(py).call1((PyBytes::new(py, message),));
+            signed
+                .and_then(|signature| signature.extract::<[u8; SIGNATURE_LEN]>())
+                .map_err(|error| {
+                    if error.is_instance_of::<PyException>(py) {
+                        Error::Audit(format!("the checkpoint could not be signed: {error}"))
+                    } else {
+                        self.raised.keep(error)
+                    }
+                })
         })
-        .map_err(|error| Error::Audit(format!("the checkpoint could not be signed: {error}")))
     }
 }
 
-/// The exception of a signal that came while a log's lock was waited for.
+/// The exception of a signal that came while a log's lock was waited for, or a signature.
 #[derive(Clone, Default)]
 struct Raised(Arc<Mutex<Option<PyErr>>>);
 
@@ -100,12 +108,14 @@ impl Raised {
                 return Ok(());
             }
             last = Instant::now();
-            attach(|py| py.check_signals()).map_err(|error| {
-                *raised.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Error::Interrupted
-            })
+            attach(|py| py.check_signals()).map_err(|error| raised.keep(error))
         };
         Patience::new(longest, Box::new(tick))
+    }
+
+    fn keep(&self, error: PyErr) -> Error {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        Error::Interrupted
     }
 
     fn to_py_err(&self, py: Python<'_>, error: Error) -> PyErr {
@@ -187,12 +197,15 @@ impl AuditLog {
                 .unwrap_or_default()
         })
         .or_raise(py)?;
-        let signer = signer.map(|(key, sign)| Box::new(Signer { key, sign }) as Box<dyn Sign>);
+        let raised = Raised::default();
+        let signer = signer.map(|(key, sign)| {
+            let raised = raised.clone();
+            Box::new(Signer { key, sign, raised }) as Box<dyn Sign>
+        });
         let rotation = Rotation {
             bytes: rotate_bytes,
             daily: rotate_daily,
         };
-        let raised = Raised::default();
         let patience = raised.patience(lock_seconds);
         let log = detach(py, || Log::open(&path, signer, events, rotation, patience))
             .map_err(|error| raised.to_py_err(py, error))?;

@@ -147,11 +147,13 @@ pub fn read_on(
 
 /// Moves the torn tail to a file of its own; returns its digest.
 pub fn set_aside(file: &File, path: &Path, at: &Position, len: u64) -> Result<String> {
-    let to = beside(path, &format!(".torn-{}", at.size()));
+    let fail = |error: io::Error| failed(path, "read", &error);
+    let mut tail = file;
+    tail.seek(SeekFrom::Start(at.offset)).map_err(fail)?;
+    let digest = copied(Read::take(tail, len), &mut io::sink()).map_err(fail)?;
+    let to = free_name(path, at.size(), &digest)?;
+    tail.seek(SeekFrom::Start(at.offset)).map_err(fail)?;
     let fail = |error: io::Error| failed(&to, "write", &error);
-    let mut from = file;
-    from.seek(SeekFrom::Start(at.offset)).map_err(fail)?;
-    let mut tail = Read::take(from, len);
     let mut copy = OpenOptions::new()
         .write(true)
         .create(true)
@@ -159,22 +161,49 @@ pub fn set_aside(file: &File, path: &Path, at: &Position, len: u64) -> Result<St
         .mode(0o600)
         .open(&to)
         .map_err(fail)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = retry(|| tail.read(&mut buffer)).map_err(fail)?;
-        if read == 0 {
-            break;
-        }
-        digest.update(&buffer[..read]);
-        copy.write_all(&buffer[..read]).map_err(fail)?;
-    }
+    copied(Read::take(tail, len), &mut copy).map_err(fail)?;
     copy.sync_all().map_err(fail)?;
     paths::sync_folder(path).map_err(fail)?;
     file.set_len(at.offset)
         .and_then(|()| file.sync_all())
         .map_err(|error| failed(path, "truncate", &error))?;
-    Ok(hex(&digest.finalize()))
+    Ok(digest)
+}
+
+/// The first of `.torn-N`, `.torn-N.2`, ... that is free, or has this tail already: who set it aside
+/// may have died before it was cut off.
+fn free_name(path: &Path, size: u64, digest: &str) -> Result<PathBuf> {
+    let mut number = 1;
+    loop {
+        let more = if number > 1 {
+            format!(".{number}")
+        } else {
+            String::new()
+        };
+        let to = beside(path, &format!(".torn-{size}{more}"));
+        let there = match File::open(&to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(to),
+            there => there.and_then(|there| copied(there, &mut io::sink())),
+        };
+        if there.map_err(|error| failed(&to, "read", &error))? == digest {
+            return Ok(to);
+        }
+        number += 1;
+    }
+}
+
+/// Copies, and returns the digest of what was copied.
+fn copied(mut from: impl Read, to: &mut impl Write) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = retry(|| from.read(&mut buffer))?;
+        if read == 0 {
+            return Ok(hex(&digest.finalize()));
+        }
+        digest.update(&buffer[..read]);
+        to.write_all(&buffer[..read])?;
+    }
 }
 
 pub fn refuse(path: &Path, damage: Damage) -> Error {
