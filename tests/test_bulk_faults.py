@@ -24,15 +24,17 @@ from file_help import (
     run_python,
     seeded,
     snapshot,
+    store,
+    work,
 )
 from strongroom.bulk import ItemResult, decrypt_tree, encrypt_tree, rewrap_tree, verify_tree
+
+__all__ = ["store", "work"]
 
 RUN = """
 import sys, signal, strongroom
 from strongroom import bulk
 from file_help import open_store
-
-__all__ = ["store", "work"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 work, keys, *paths = sys.argv[1:]
 with open_store(keys) as store:

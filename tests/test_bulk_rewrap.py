@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import strongroom
-from file_help import LONG, child_environment, leftovers, run_python, seeded
+from file_help import LONG, child_environment, leftovers, run_python, seeded, store
 from strongroom.bulk import encrypt_tree, rewrap_tree
+
+__all__ = ["store"]
 
 SLOT = 120
 FILES = 6
@@ -33,8 +35,6 @@ MANY = """
 import sys
 from strongroom import bulk
 from file_help import open_store
-
-__all__ = ["store"]
 with open_store(sys.argv[1]) as store:
     for _ in range(12):
         store.rotate()

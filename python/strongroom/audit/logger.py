@@ -184,9 +184,7 @@ class CryptoAuditLogger(EventMethods):
             self._seal([*events.gap(missing), made], "checkpoint")
         except BaseException as error:
             self._missing += missing
-            if not isinstance(error, _UNSEALED):
-                raise
-            if self._policy == "closed":
+            if self._policy == "closed" or not isinstance(error, _UNSEALED):
                 raise
             self._missing += 1
             self._delivery.warn(f"an audit event was not recorded: {error}")

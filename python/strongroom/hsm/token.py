@@ -244,11 +244,7 @@ class Token:
                 lane.refuse()
             lane.inside = True
             try:
-                if lane.session is None or lane.epoch != (
-                    self._epoch,
-                    self.module.epoch,
-                    _generation(),
-                ):
+                if lane.epoch != (self._epoch, self.module.epoch, _generation()):
                     fresh = not self.alive()
                     self._ready()
                 return operation(lane)
@@ -281,8 +277,8 @@ class Token:
                 except Fault as error:
                     fault = error
                     self._close(self._aside)
-                if not again or fault.code not in codes.RECOVERABLE:
-                    break
+                    if not again or fault.code not in codes.RECOVERABLE:
+                        break
             raise hsm_error(fault, self.name)
 
     def _current(self, lane: Lane) -> bool:
@@ -309,8 +305,8 @@ class Token:
         """Do it again: with a new session, then with a module that was initialised anew."""
         if fault.code not in codes.RECOVERABLE:
             raise hsm_error(fault, self.name)
-        lane = self._lane
         with self.module.alone(timeout):
+            lane = self._lane
             if lane.inside:
                 lane.refuse()
             lane.inside = True
