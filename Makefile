@@ -15,7 +15,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CARGO_TERM_COLOR ?= never
 
 PYTEST_ARGS ?=
-TEST_JOBS ?= 2
+# More than the cores: tests wait for disks and other processes half of the time.
+TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 150
 BENCH_VENV := .venv-bench
 BENCH_ARGS ?=

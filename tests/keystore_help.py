@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,20 +43,28 @@ class Place:
         directory.mkdir()
         return type(self)(directory)
 
-    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement on the store's database, as someone who edits it would."""
+    @contextlib.contextmanager
+    def statements(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+        """A connection to the store's database, as someone who edits it would have one."""
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            return connection.execute(statement, values).fetchall()
+            yield lambda statement, *values: connection.execute(statement, values).fetchall()
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement."""
+        with self.statements() as run:
+            return run(statement, *values)
 
     def copy(self) -> Any:
         """Return all rows of all tables, to be put back."""
-        return {table: self.sql(f"SELECT * FROM {table}") for table in TABLES}
+        with self.statements() as run:
+            return {table: run(f"SELECT * FROM {table}") for table in TABLES}
 
     def put_back(self, copy: Any) -> None:
-        for table, rows in copy.items():
-            self.sql(f"DELETE FROM {table}")
-            for row in rows:
-                self.sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+        with self.statements() as run:
+            for table, rows in copy.items():
+                run(f"DELETE FROM {table}")
+                for row in rows:
+                    run(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
 
 
 class PostgresPlace(Place):
@@ -75,12 +83,17 @@ class PostgresPlace(Place):
     def shown(self) -> str:
         return self.url.replace(f":{self.server.password}", "")
 
-    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    @contextlib.contextmanager
+    def statements(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
         import psycopg
 
         with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(statement.replace("?", "%s"), values or None)
-            return cursor.fetchall() if cursor.description else []
+
+            def run(statement: str, *values: object) -> list[tuple[Any, ...]]:
+                cursor = connection.execute(statement.replace("?", "%s"), values or None)
+                return cursor.fetchall() if cursor.description else []
+
+            yield run
 
 
 TABLES = (

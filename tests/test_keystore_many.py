@@ -203,9 +203,9 @@ def test_an_index_that_goes_round(place: Place, store: KeyStore) -> None:
 
 # --- Memory and plans.
 
-MANY = 4000
-# A keyset with its rows takes about 3 KiB: all of them would be 12 MiB.
-MOST = 4 << 20
+MANY = 1500
+# A keyset with its rows takes about 3 KiB: all of them would be 4.5 MiB.
+MOST = 2 << 20
 
 
 @pytest.fixture
