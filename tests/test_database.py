@@ -372,6 +372,25 @@ def test_what_is_refused_stays_refused(vault: Vault, tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM rows").fetchone() == (200,)
 
 
+def test_other_cipher_settings_are_refused(vault: Vault) -> None:
+    vault.fill()
+    before = vault.path.read_bytes()
+    with contextlib.closing(vault.database.connect()) as connection:
+        for pragma in (
+            *("cipher_page_size = 8192", "cipher_use_hmac = OFF", "KDF_ITER(1000)"),
+            *("cipher_default_page_size = 8192", "cipher_plaintext_header_size = 32"),
+            *("cipher_compatibility = 3", f"cipher_salt = \"x'{'0' * 32}'\""),
+        ):
+            with pytest.raises(EncryptedDatabaseError, match="can't be set"):
+                connection.execute(f"PRAGMA {pragma}")
+        for asked in ("cipher_page_size", "cipher_settings", "cipher_version"):
+            assert connection.execute(f"PRAGMA {asked}").fetchall()
+        assert connection.execute("PRAGMA cipher_integrity_check").fetchall() == []
+        connection.execute("PRAGMA cipher_memory_security = ON")
+    assert vault.path.read_bytes() == before
+    assert vault.count() == 200
+
+
 def test_another_key_is_refused(vault: Vault) -> None:
     vault.fill()
     key = "x'" + "11" * 32 + "'"

@@ -87,6 +87,33 @@ def test_an_intent_of_old_beside_a_newer_database(vault: Vault) -> None:
     assert vault.count() == 200
 
 
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_an_intent_that_comes_back_after_its_rotation(vault: Vault, mode: str) -> None:
+    """It was settled, and rows were written since: they are no reason to refuse, nor to undo it."""
+    vault.fill(mode)
+    die_after(vault, 10)
+    left = {f: f.read_bytes() for f in vault.files() if f.suffix in (".rotate", ".backup")}
+    assert len(left) == 2
+    assert vault.rotation().recover().found == "new"
+    (live,) = vault.live_keys()
+    with contextlib.closing(vault.database.connect()) as connection, connection:
+        connection.execute("INSERT INTO rows (data) VALUES (?)", (b"since",))
+    for path, data in left.items():
+        path.write_bytes(data)
+    assert vault.count() == 201
+    assert vault.live_keys() == [live]
+    assert not any(path.exists() for path in left)
+    # Where no key opens it any more, the backup is not what it was.
+    for path, data in left.items():
+        path.write_bytes(data)
+    with vault.path.open("r+b") as file:
+        file.write(bytes(4096))
+    before = {f: f.read_bytes() for f in vault.files()}
+    with pytest.raises(RotationError, match="older than what was written"):
+        vault.rotation().recover()
+    assert {f: f.read_bytes() for f in vault.files()} == before
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**12])
 def test_how_long_a_backup_is_kept(vault: Vault, seconds: float) -> None:
     vault.fill()

@@ -223,8 +223,12 @@ class _Child:
 
     def _restore(self, secrets: Secrets, descriptor: int, why: str) -> str:
         places, settings = self.places, self.settings
-        if self.figures is None or not os.path.exists(places.backup):
+        if not os.path.exists(places.backup):
             raise Proof(f"{why}, and {places.backup} is not there")
+        if self.figures is None:
+            raise Proof(
+                f"{why}, and {places.backup} is older than what was written under the new key"
+            )
         try:
             work.prove(places.backup, secrets.old, settings, secrets.figures, self.figures)
         except (Proof, driver.DatabaseError) as error:

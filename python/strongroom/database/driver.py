@@ -36,6 +36,23 @@ BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, AUTH, NOTADB = (
 )
 SQLITE_OK = int(dbapi2.SQLITE_OK)
 _KEY_PRAGMAS = {"key", "hexkey", "textkey", "rekey", "hexrekey", "textrekey", "cipher_migrate"}
+# They can be asked for, and not be set: nothing would read the pages that are written after that.
+_SETTING_PRAGMAS = {
+    "cipher",
+    "cipher_compatibility",
+    "cipher_hmac_algorithm",
+    "cipher_hmac_pgno",
+    "cipher_hmac_salt_mask",
+    "cipher_kdf_algorithm",
+    "cipher_page_size",
+    "cipher_plaintext_header_size",
+    "cipher_salt",
+    "cipher_use_hmac",
+    "fast_kdf_iter",
+    "kdf_iter",
+    "rekey_cipher",
+    "rekey_kdf_iter",
+}
 _HEX = b"0123456789abcdef"
 KEY_BYTES = 32
 
@@ -367,11 +384,11 @@ def read_first_page(connection: Any, settings: CipherSettings) -> None:
 def refuse_dangerous(connection: Any, guard: Guard) -> None:
     """Refuse on a connection what a rotation would know nothing of.
 
-    ATTACH of other files (VACUUM's own temporary one passes), and another key: by PRAGMA, since
-    `Connection` refuses it by its methods.
+    ATTACH of other files (VACUUM's own temporary one passes), other cipher settings, and another
+    key: by PRAGMA, since `Connection` refuses it by its methods.
     """
 
-    def allowed(action: int, name: str | None, *_: object) -> int:
+    def allowed(action: int, name: str | None, value: str | None, *_: object) -> int:
         if action == dbapi2.SQLITE_ATTACH and name not in ("", ":memory:"):
             other = repr(name) if name else "a file named by a parameter"
             guard.refused = (
@@ -380,12 +397,21 @@ def refuse_dangerous(connection: Any, guard: Guard) -> None:
             )
         elif action == dbapi2.SQLITE_PRAGMA and str(name).lower() in _KEY_PRAGMAS:
             guard.refused = _key_text(guard)
+        elif action == dbapi2.SQLITE_PRAGMA and value is not None and _is_setting(str(name)):
+            guard.refused = (
+                f"the cipher settings of {guard.path} are those that it was made with, and {name} "
+                "can't be set: pages would be written that nothing reads"
+            )
         else:
             return SQLITE_OK
         return int(dbapi2.SQLITE_DENY)
 
     connection._allowed = allowed
     connection.set_authorizer(None)
+
+
+def _is_setting(pragma: str) -> bool:
+    return pragma.lower() in _SETTING_PRAGMAS or pragma.lower().startswith("cipher_default_")
 
 
 def _key_text(guard: Guard) -> str:

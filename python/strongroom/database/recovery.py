@@ -124,7 +124,9 @@ def _from_intent(
         )
     except NoKeyError as error:
         raise failed(str(error)) from None
-    figures = (intent.pages, intent.rows, intent.figures)
+    # Once it was the primary others may have written, and the backup is older than what they wrote.
+    never_primary = source.state_of(intent.new_id) in (PRE_ACTIVE, DESTROYED)
+    figures = (intent.pages, intent.rows, intent.figures) if never_primary else None
     gone = source.state_of(intent.old_id) in (None, DESTROYED)
     keys = [
         # The new key may be the file's by now. If not, this one opens nothing, as the old one does.
