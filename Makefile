@@ -13,6 +13,8 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CARGO_TERM_COLOR ?= never
+# Tests start some thousand processes: each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST_ARGS ?=
 # More than the cores: tests wait for disks and other processes half of the time.
