@@ -43,9 +43,18 @@ fi
 grep -q "heap-buffer-overflow" <<<"$report" || { echo "$report" >&2; exit 1; }
 echo "planted overrun: found"
 
-if [ $# -eq 0 ]; then
-    set -- tests -m "not sweep" --ignore tests/test_constant_time.py --ignore tests/test_packaging.py \
-        --ignore-glob='tests/test_memory_*' --ignore tests/test_bench.py --ignore-glob='tests/test_hsm*' \
-        -k "not memory_of_a_refusal and not fork and not child and not inherited and not multiprocessing"
+if [ $# -gt 0 ]; then
+    run -m pytest -q -p no:cacheprovider "$@"
+    exit
 fi
-run -m pytest -q -p no:cacheprovider "$@"
+status=0
+tests() {
+    run -m pytest -q -p no:cacheprovider tests "$@" --ignore tests/test_constant_time.py \
+        --ignore tests/test_packaging.py --ignore-glob='tests/test_memory_*' \
+        --ignore tests/test_bench.py --ignore-glob='tests/test_hsm*' \
+        -k "not memory_of_a_refusal and not fork and not child and not inherited and not multiprocessing" ||
+        status=$?
+}
+tests -m "not sweep and not alone" -n "${TEST_JOBS:-3}" --dist loadfile
+tests -m "alone and not sweep"
+exit "$status"

@@ -10,9 +10,6 @@ import pytest
 from hsm_help import SOFTHSM, Tokens
 from memory_scanner import Target, key_patterns, scan
 
-# Of the whole machine, as test_memory_scan.py.
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.parametrize("backend", ["memfd_secret", "mlock"])
 def test_no_copy_of_a_pin_or_of_a_wrapped_key(tmp_path: Path, backend: str) -> None:

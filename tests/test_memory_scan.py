@@ -24,9 +24,6 @@ from memory_scanner import (
     scan,
 )
 
-# Limits, locks and times of the whole process, and of the machine.
-pytestmark = pytest.mark.alone
-
 ENGINES = ("aws-lc", "aes-gcm")
 BACKENDS = ("memfd_secret", "mlock")
 # The number of pause(2) on x86-64, as /proc/PID/syscall shows it.
