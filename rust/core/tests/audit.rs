@@ -190,19 +190,26 @@ fn a_torn_tail_is_torn_and_set_aside() {
     write(&folder.log(), 9);
     let covered = fs::read(folder.log()).expect("there");
     let line = b"{\"event\":{\"n\":9},\"prev\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\",\"seq\":10}";
-    for torn in [
+    for (number, torn) in [
         &line[..1],
         &line[..40],
         &line[..],
         b"\0\0\0\n\0\0",
         b"x\n\n\n",
         &[b'z'; 200_000],
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         fs::write(folder.log(), [&covered[..], torn].concat()).expect("written");
         let report = check(&folder.log()).expect("no damage");
         assert_eq!((report.size, report.torn), (10, torn.len() as u64));
         drop(open(&folder.log(), Rotation::default()).expect("recovers"));
-        assert_eq!(fs::read(folder.beside(".torn-10")).expect("there"), torn);
+        let name = match number {
+            0 => ".torn-10".to_owned(),
+            _ => format!(".torn-10.{}", number + 1),
+        };
+        assert_eq!(fs::read(folder.beside(&name)).expect("there"), torn);
         let content = fs::read_to_string(folder.log()).expect("text");
         let last = content.lines().last().expect("a line");
         assert!(
