@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from strongroom import (
     VersionedEncryption,
     _native,
 )
+from strongroom.keys.database import Backoff
 from strongroom.keys.usage import FLUSH_SECONDS
 
 __all__ = ["clock", "place", "store"]
@@ -122,6 +125,32 @@ def test_processes_add_up(place: Place, method: Any) -> None:
             assert process.exitcode == 0
         store.flush_usage()
         assert store.usage_of(key.id)[:2] == (201, 2010)
+
+
+def test_closing_waits_for_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, release = threading.Event(), threading.Event()
+    again = Backoff.again
+
+    def waits(self: Backoff) -> bool:
+        release.set()
+        return again(self)
+
+    def work(transaction: Any) -> None:
+        held.set()
+        assert release.wait(30)
+
+    place = Place(tmp_path)
+    with place.create() as store:
+        key = store.get_current_key()
+        other = place.open()
+        VersionedEncryption(other).encrypt(b"x")
+        holder = threading.Thread(target=lambda: store._database.write(work, lambda _: True))
+        holder.start()
+        assert held.wait(30)
+        monkeypatch.setattr(Backoff, "again", waits)
+        other.close()
+        holder.join()
+        assert store.usage_of(key.id).messages == 1
 
 
 def test_figures_are_figures(place: Place, store: KeyStore) -> None:

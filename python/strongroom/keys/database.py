@@ -49,7 +49,7 @@ class Database(Protocol):
         function: Callable[[Transaction], T],
         landed: Callable[[Transaction], bool],
         *,
-        patient: bool = True,
+        patience: float | None = None,
     ) -> T:
         """Run a function in a transaction that excludes other writers, and commit it durably.
 
@@ -57,7 +57,8 @@ class Database(Protocol):
             function: What to do.
             landed: Tells, in a new transaction, whether the commit took place, for the case that
                 the database's answer to it was lost.
-            patient: Wait for others' locks, for as long as the busy timeout says.
+            patience: Wait for others' locks for so many seconds at most; None: for as long as the
+                busy timeout says.
         """
 
     def erase(self) -> None:
@@ -89,8 +90,10 @@ class Backoff:
     Sleeping here, not in the database's own busy handler, is what lets Ctrl-C through.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self, seconds: float, at_most: float | None = None) -> None:
+        """Begin; `at_most` is a shorter time that one call has."""
+        wait = seconds if at_most is None else min(seconds, at_most)
+        self._deadline = time.monotonic() + wait
         self._step = 0.001
 
     def again(self) -> bool:

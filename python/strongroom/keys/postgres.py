@@ -101,7 +101,7 @@ class PostgresDatabase:
         function: Callable[[Transaction], T],
         landed: Callable[[Transaction], bool],
         *,
-        patient: bool = True,
+        patience: float | None = None,
     ) -> T:
         """See `Database`."""
         if self.read_only:
@@ -115,7 +115,7 @@ class PostgresDatabase:
         backoff = Backoff(self._busy_timeout)
         while True:
             try:
-                return self._attempts(lambda connection: _run(connection, _WRITE, work), patient)
+                return self._attempts(lambda connection: _run(connection, _WRITE, work), patience)
             except _AnswerLostError as lost:
                 # Whether it was committed is looked up; if not, the same work is done again. A
                 # key that was made for it is not made anew.
@@ -170,11 +170,11 @@ class PostgresDatabase:
         self._pool.abandon()
 
     def _attempts(
-        self, function: Callable[[psycopg.Connection[Any]], T], patient: bool = True
+        self, function: Callable[[psycopg.Connection[Any]], T], patience: float | None = None
     ) -> T:
         import psycopg
 
-        backoff = Backoff(self._busy_timeout if patient else 0)
+        backoff = Backoff(self._busy_timeout, patience)
         while True:
             connection, new = self._pool.take()
             try:

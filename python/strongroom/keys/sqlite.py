@@ -83,21 +83,21 @@ class SqliteDatabase:
         function: Callable[[Transaction], T],
         landed: Callable[[Transaction], bool],
         *,
-        patient: bool = True,
+        patience: float | None = None,
     ) -> T:
         """See `Database`."""
         # A COMMIT in this process has an answer, always: `landed` is for servers.
-        return self._write(function, patient)
+        return self._write(function, patience)
 
     def rebuild(self, function: Callable[[Transaction], T]) -> T:
         """See `Database`."""
-        return self._write(function, True)
+        return self._write(function)
 
-    def _write(self, function: Callable[[Transaction], T], patient: bool) -> T:
+    def _write(self, function: Callable[[Transaction], T], patience: float | None = None) -> T:
         if self.read_only:
             raise KeyStoreError("the key store was opened read-only")
         return self._attempts(
-            lambda connection: _run(connection, "BEGIN IMMEDIATE", function), patient
+            lambda connection: _run(connection, "BEGIN IMMEDIATE", function), patience
         )
 
     def erase(self) -> None:
@@ -135,9 +135,11 @@ class SqliteDatabase:
         """See `Database`."""
         self._pool.abandon()
 
-    def _attempts(self, function: Callable[[sqlite3.Connection], T], patient: bool = True) -> T:
+    def _attempts(
+        self, function: Callable[[sqlite3.Connection], T], patience: float | None = None
+    ) -> T:
         """Run a function on a connection; again while the store is busy, until the timeout."""
-        backoff = Backoff(self._busy_timeout if patient else 0)
+        backoff = Backoff(self._busy_timeout, patience)
         while True:
             try:
                 with self._connection() as connection:

@@ -21,6 +21,8 @@ from strongroom.keys.rows import UsageRow, sealed, verified
 __all__ = ["Usage", "UsageFigures", "figures_of"]
 
 FLUSH_SECONDS = 60
+# So long does a store that is closed wait for others that write: often they are closed too.
+CLOSE_SECONDS = 2.0
 _DAY = 86_400 * 1_000_000
 _MOST = 2**63 - 1
 
@@ -105,7 +107,7 @@ class Usage(StoreBase):
         """
         self._check()
         self._check_writable()
-        self._flush_usage(patient=True)
+        self._flush_usage()
 
     def _count_from_now(self) -> None:
         """Begin to count: what came before this store was opened is none of its business."""
@@ -118,14 +120,14 @@ class Usage(StoreBase):
             return
         # Somebody waits for a keyset: a busy store is not waited for, and no failure matters.
         with contextlib.suppress(KeyStoreError):
-            self._flush_usage(patient=False)
+            self._flush_usage(patience=0)
 
     def _flush_at_end(self) -> None:
         if not self._database.read_only:
             with contextlib.suppress(KeyStoreError):
-                self._flush_usage(patient=False)
+                self._flush_usage(patience=CLOSE_SECONDS)
 
-    def _flush_usage(self, *, patient: bool) -> None:
+    def _flush_usage(self, *, patience: float | None = None) -> None:
         self._flushed = self._monotonic()
         if not self._sound:
             return
@@ -158,7 +160,7 @@ class Usage(StoreBase):
 
         try:
             # A lost answer counts as written: nothing depends on it.
-            self._database.write(work, lambda _: True, patient=patient)
+            self._database.write(work, lambda _: True, patience=patience)
         except BaseException:
             _TOLD.give_back(self._root_id, new)
             raise
