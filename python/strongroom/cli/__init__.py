@@ -6,9 +6,15 @@ cryptography and walks no directories. docs/cli.md is its manual.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 __all__ = ["main"]
+
+# Of objects more than there were. A command that imports what it needs and ends makes fewer: it
+# takes a fifth longer where cycles are looked for among them, again and again and once more at the
+# end.
+_GARBAGE = 100_000
 
 
 def main() -> None:
@@ -20,6 +26,7 @@ def main() -> None:
     Raises:
         SystemExit: Always, with one of `strongroom.cli.exitcodes`.
     """
+    gc.set_threshold(_GARBAGE)
     try:
         if sys.argv[1:] == ["--version"] and _say_version():
             raise SystemExit(0)
@@ -28,6 +35,9 @@ def main() -> None:
         code = run()
     except KeyboardInterrupt:
         code = 130
+    finally:
+        # Files and stores are closed by now, and keys are wiped wherever they are.
+        gc.freeze()
     raise SystemExit(code)
 
 
