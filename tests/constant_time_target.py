@@ -13,8 +13,8 @@ import json
 import sys
 from collections.abc import Callable
 
-import strongroom
-from strongroom import ParallelEncryption, SecureEncryption, hazmat
+# All of it now: what is imported later, from bytecode, makes valgrind complain of Python.
+from strongroom import DecryptionError, ParallelEncryption, SecureEncryption, hazmat
 
 HELPER = ctypes.CDLL(sys.argv[1])
 HELPER.errors.restype = ctypes.c_ulong
@@ -35,7 +35,7 @@ def secret(buffer: bytearray, at: int, length: int) -> None:
 def counted(work: Callable[[], object]) -> int:
     """How often valgrind complained meanwhile."""
     before = HELPER.errors()
-    with contextlib.suppress(strongroom.DecryptionError):
+    with contextlib.suppress(DecryptionError):
         work()
     return int(HELPER.errors() - before)
 

@@ -230,7 +230,8 @@ def file_calls(log: Path, path: Path) -> list[tuple[str, int, bytes]]:
         if f"<{path}>" not in line:
             continue
         if "pwrite64(" in line:
-            match = re.search(r'pwrite64\(\d+<.*?>, "((?:\\x..)*)", \d+, (\d+)\)', line)
+            # strace splits a call in two where another thread makes one meanwhile.
+            match = re.search(r'pwrite64\(\d+<.*?>, "((?:\\x..)*)", \d+, (\d+)(?:\)| <unf)', line)
             assert match, line
             data = bytes.fromhex(match[1].replace("\\x", ""))
             calls.append(("write", int(match[2]), data))

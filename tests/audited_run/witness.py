@@ -87,7 +87,13 @@ def _watched(run: Callable[..., Any]) -> Callable[..., Any]:
             fresh = not _has_keys(connection)
             before = {row[0]: row[2] for row in _rows(connection)}
             result = function(transaction)
-            keys = [row for row in _rows(connection) if before.get(row[0]) != row[2]]
+            # PostgreSQL shows the rows that were written, with no word of what they were.
+            known = not _is_postgres(connection)
+            keys = [
+                [*row, before.get(row[0]) if known else "?"]
+                for row in _rows(connection)
+                if before.get(row[0]) != row[2]
+            ]
             if keys:
                 meant.update(
                     what="meant",
@@ -115,12 +121,12 @@ def _has_keys(connection: Any) -> bool:
 
 def _rows(connection: Any) -> list[tuple[Any, ...]]:
     """Key id, keyset, state, generation of the keyset, store; of PostgreSQL's what is new."""
-    own = _OWN if type(connection).__module__.startswith("psycopg") else ""
+    own = _OWN if _is_postgres(connection) else ""
     return _ask(connection, _ROWS + own)
 
 
 def _ask(connection: Any, query: str) -> list[tuple[Any, ...]]:
-    if type(connection).__module__.startswith("psycopg"):
+    if _is_postgres(connection):
         # An error would end the transaction.
         if connection.execute("SELECT to_regclass('strongroom_keys')").fetchone() == (None,):
             return []
@@ -132,6 +138,10 @@ def _ask(connection: Any, query: str) -> list[tuple[Any, ...]]:
     except sqlite3.Error:
         # No table yet, or one that a test has damaged.
         return []
+
+
+def _is_postgres(connection: Any) -> bool:
+    return type(connection).__module__.startswith("psycopg")
 
 
 def _log() -> str | None:
