@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from strongroom import _events, _native
@@ -261,7 +262,7 @@ class EncryptedDatabase:
                 )
                 driver.dbapi2.Cursor(connection).execute("PRAGMA query_only = ON")
                 warnings.warn(read_only, stacklevel=3)
-            rotated = lambda: self._was_rotated(key_id)  # noqa: E731
+            rotated = partial(self._was_rotated, key_id)
             guard = driver.Guard(self.path, read_only, rotated, timeout)
             connection._guard = guard
             driver.refuse_dangerous(connection, guard)

@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from strongroom import _events
@@ -221,14 +222,14 @@ class DatabaseKeyRotation:
             worker.give([secret, store._figures_key(course.rotation)])
             for step in (3, 4, 5):
                 worker.go()
-                values = worker.answer(lambda: self._tell("backup", course))
+                values = worker.answer(partial(self._tell, "backup", course))
                 self._note(course, values)
                 self._after(course, step)
             self._write_intent(course)
             self._after(course, 6)
             for step, stage in ((7, "rekey"), (8, "rekey"), (9, "proof")):
                 worker.go()
-                worker.answer(lambda stage=stage: self._tell(stage, course))  # type: ignore[misc]
+                worker.answer(partial(self._tell, stage, course))
                 self._after(course, step)
             store._promote_rotation_key(
                 source.keyset, course.rotation, course.new_id, course.primary_id
