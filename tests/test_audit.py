@@ -680,6 +680,10 @@ def test_rotation(log: Path) -> None:
     assert [r.seq for r in records] == list(range(found.size))
     assert {r.name for r in records} == {"log.opened", "log.rotated", "key.destroyed"}
     assert [r.seq for r in audit.records(log, start=20)] == list(range(20, found.size))
+    # The newest file is no less than the others.
+    log.unlink()
+    with pytest.raises(FileNotFoundError):
+        audit.verify(log)
 
 
 def test_rotation_by_day(log: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from strongroom import CryptoAuditLogger, audit
@@ -160,13 +160,29 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, lines
 
 
-def lose_power(calls: tuple[Path, list[str]], to: Path, stop: int, seed: int) -> None:
+class _Kept(random.Random):
+    """All is on the disk that was written: what a kill leaves."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+
+def lose_power(
+    calls: tuple[Path, list[str]],
+    to: Path,
+    stop: int,
+    seed: int,
+    kind: type[random.Random] = random.Random,
+) -> None:
     folder, lines = calls
     disk = Disk(folder)
     for line in lines[:stop]:
         disk.replay(line)
     to.mkdir()
-    disk.crash(random.Random(seed), to)
+    disk.crash(kind(seed), to)
     log = to / "log"
     context = f"power lost after {stop} of {len(lines)} calls, seed {seed}"
     try:
@@ -189,6 +205,12 @@ def test_power_lost_at_some_moments(calls: tuple[Path, list[str]], tmp_path: Pat
         seed = random.randrange(2**32)
         stop = random.Random(seed).randrange(len(calls[1]) + 1)
         lose_power(calls, tmp_path / str(number), stop, seed)
+
+
+def test_stopped_after_every_call(calls: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """What lies between two names of a rotation reads as a whole log, too."""
+    for stop in range(len(calls[1]) + 1):
+        lose_power(calls, tmp_path / str(stop), stop, 0, _Kept)
 
 
 @pytest.mark.sweep

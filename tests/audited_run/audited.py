@@ -24,6 +24,7 @@ LEFT_OUT = {
     "test_without_the_right_to_write": _USER,
     "test_a_limit_on_the_size_of_files": "the run's log is larger than its limit",
     "test_comparisons_and_keys": "valgrind counts what Python does for the log",
+    "test_stopped_after_every_call": "as the next",
     "test_power_lost_at_some_moments": "it replays the calls of a process with one log",
 }
 

@@ -63,12 +63,16 @@ impl Files {
                 path.display()
             )));
         }
-        let newest_file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Os(error)),
+        match File::open(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A rotation goes on, or was stopped by a crash, between its two names.
+                if closed_files(path).map_or(true, |closed| closed.is_empty()) {
+                    return Err(Error::Os(error));
+                }
+            }
             Err(error) => return Err(failed(path, "read", &error)),
-        };
-        drop(newest_file);
+        }
         let vkey = match vkey {
             Some(text) => text.to_owned(),
             None => {
@@ -133,8 +137,18 @@ impl Files {
         // By its first line, since what closed the file before it may be missing.
         let first = first_number(path)
             .unwrap_or_else(|| expected.last().map_or(start.first, |last| last.size));
-        let file = File::open(path).map_err(|error| failed(path, "read", &error))?;
-        pieces.push(Piece::new(path.to_owned(), first, file)?);
+        match File::open(path) {
+            Ok(file) => pieces.push(Piece::new(path.to_owned(), first, file)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Under the lock: a crash stopped the rotation, and the next writer makes the new
+                // file. It is gone if there were records in it.
+                let covered = newest.as_ref().map_or(first, |(newest, _)| newest.size);
+                if pieces.is_empty() || covered != first {
+                    return Err(Error::Os(error));
+                }
+            }
+            Err(error) => return Err(failed(path, "read", &error)),
+        }
         if let Some((checkpoint, _)) = &newest {
             expected.push(expect(path, checkpoint.clone()));
         }
