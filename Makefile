@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST_ARGS ?=
 # More than the cores: tests wait for disks and other processes half of the time.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 FUZZ_SECONDS ?= 150
 BENCH_VENV := .venv-bench
 BENCH_ARGS ?=
