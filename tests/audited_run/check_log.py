@@ -63,20 +63,19 @@ class Seen:
                 done.append(meant.pop(said["number"]))
             else:
                 (self.ended if said["what"] == "end" else self.begun).add(said["pid"])
-        states: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        lost: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         for said in meant.values():
             for row in said["keys"]:
                 place = _place(row)
                 self.perhaps.add(place)
-                states[place.store, place.key].setdefault(place.generation, row[2])
-        self._follow(done, states, log)
+                lost[place.store, place.key][place.generation] = row[2]
+        self._follow(done, lost, log)
 
     def _follow(
-        self,
-        done: list[dict[str, Any]],
-        states: dict[tuple[str, str], dict[int, str]],
-        log: str,
+        self, done: list[dict[str, Any]], lost: dict[tuple[str, str], dict[int, str]], log: str
     ) -> None:
+        """Take what was done; `lost` is what was perhaps: the answers to those commits were."""
+        states: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         stores: set[str] = set()
         for said in done:
             test = said["test"].partition(" ")[0]
@@ -89,14 +88,16 @@ class Seen:
                 if copied and state in life.values():
                     continue
                 was = row[5]
-                if was == "?":
-                    earlier = [generation for generation in life if generation < place.generation]
-                    was = life[max(earlier)] if earlier else None
-                    if state in (was, life.get(place.generation)):
-                        # A row that was written with something else in it; or the same commit,
-                        # done again after its answer was lost.
-                        life[place.generation] = state
+                if was == "?" or (copied and was is None):
+                    was = _before(place, life)
+                    if was == state:
+                        # A row that was written with something else in it.
                         continue
+                    perhaps = lost[place.store, place.key]
+                    if state in (_before(place, perhaps), perhaps.get(place.generation)):
+                        self.perhaps.add(place)
+                        continue
+                    was = was or _before(place, perhaps)
                 life[place.generation] = state
                 if any(test.startswith(untold) for untold in _UNTOLD):
                     self.perhaps.add(place)
@@ -106,6 +107,12 @@ class Seen:
                     self.perhaps.add(place)
                     continue
                 self.done[place].append((was, state, test))
+
+
+def _before(place: Place, life: dict[int, str]) -> str | None:
+    """The state in the generation before."""
+    earlier = [generation for generation in life if generation < place.generation]
+    return life[max(earlier)] if earlier else None
 
 
 def _place(row: list[Any]) -> Place:
