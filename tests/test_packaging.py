@@ -169,6 +169,15 @@ def test_unsafe_rust_is_where_it_may_be():
         assert not re.search(r"\bunsafe\s*(\{|fn|impl|extern|trait)", code), name
 
 
+def test_the_fuzz_crate_shares_what_lint_compiles():
+    """Cargo shares no profile between workspaces: else C code is compiled twice, for minutes."""
+    own, fuzz = (
+        tomllib.loads((ROOT / path).read_text())["profile"]["dev"]
+        for path in ("Cargo.toml", "rust/fuzz/Cargo.toml")
+    )
+    assert own == fuzz
+
+
 def test_no_file_is_longer_than_one_can_read():
     for path in tracked("python/**/*.py", "rust/*/src/**/*.rs", "scripts/*"):
         lines = len(path.read_text().partition("#[cfg(test)]")[0].splitlines())

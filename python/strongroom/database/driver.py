@@ -370,6 +370,25 @@ def is_refusal(error: BaseException, settings: CipherSettings) -> bool:
     return code_of(error) == NOTADB or (code_of(error) == CORRUPT and settings.plaintext_header > 0)
 
 
+def opens_alone(path: str, give: Callable[[], bytearray], settings: CipherSettings) -> bool:
+    """Tell whether a key opens the main file, without a look at its journals.
+
+    Args:
+        path: The file.
+        give: Gives the raw key, which is wiped.
+        settings: Its cipher settings.
+    """
+    secret = give()
+    try:
+        connection = try_open(path, secret, settings, mode="ro", immutable=True)
+    finally:
+        wipe(secret)
+    if connection is None:
+        return False
+    connection.close()
+    return True
+
+
 def read_first_page(connection: Any, settings: CipherSettings) -> None:
     """Read what takes the key: no page but the first, or with a plaintext header the schema."""
     # Not through a factory's Cursor, whose row_factory may be the caller's.

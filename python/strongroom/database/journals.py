@@ -70,6 +70,8 @@ def refuse_foreign(
         EncryptedDatabaseError: A journal is another database's.
         NoKeyError: It is under none of these keys, but neither is the database itself.
     """
+    from strongroom.database import driver
+
     lost = ""
     for path, kind in ((places.journal, _Journal), (places.wal, _Wal)):
         # What can't be read, SQLite can't read either.
@@ -79,7 +81,9 @@ def refuse_foreign(
                 salt = _own_salt(kind(descriptor), places, settings, source, more)
             finally:
                 os.close(descriptor)
-            if salt is None and not _opens(places, settings, source, more):
+            if salt is None and not any(
+                driver.opens_alone(places.database, give, settings) for give in _gives(source, more)
+            ):
                 raise NoKeyError(f"neither it nor {path} is under a key that is here")
             if salt is None:
                 raise EncryptedDatabaseError(
@@ -129,29 +133,6 @@ def _own_salt(
 def _gives(source: Source, more: Callable[[], bytearray] | None) -> list[Callable[[], bytearray]]:
     gives = [partial(source.secret, candidate.key_id) for candidate in source.candidates("")]
     return [*gives, *([more] if more else [])]
-
-
-def _opens(
-    places: Places,
-    settings: CipherSettings,
-    source: Source,
-    more: Callable[[], bytearray] | None,
-) -> bool:
-    """Tell whether the main file alone, without a look at its journals, is under a key of these."""
-    from strongroom.database import driver
-
-    for give in _gives(source, more):
-        secret = give()
-        try:
-            connection = driver.try_open(
-                places.database, secret, settings, mode="ro", immutable=True
-            )
-        finally:
-            driver.wipe(secret)
-        if connection is not None:
-            connection.close()
-            return True
-    return False
 
 
 def page_is_authentic(

@@ -167,20 +167,10 @@ def _from_intent(
 
 def _third_key(places: Places, source: StoreSource, intent: Intent) -> str:
     """Return the key that a file is under which was there neither before nor after; else ""."""
-    driver = sqlcipher()
-    settings = CipherSettings.load(intent.settings)
-    for key_id, _ in source.candidates(""):
-        if key_id in (intent.old_id, intent.new_id):
-            continue
-        secret = source.secret(key_id)
-        try:
-            connection = driver.try_open(
-                places.database, secret, settings, mode="ro", immutable=True
-            )
-        finally:
-            driver.wipe(secret)
-        if connection is not None:
-            connection.close()
+    driver, settings = sqlcipher(), CipherSettings.load(intent.settings)
+    others = (i for i, _ in source.candidates("") if i not in (intent.old_id, intent.new_id))
+    for key_id in others:
+        if driver.opens_alone(places.database, partial(source.secret, key_id), settings):
             return key_id
     return ""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from strongroom import _native
 from strongroom.errors import FormatError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["MAGIC", "MAX_ASSOCIATED_DATA", "MAX_PLAINTEXT", "as_bytes", "key_of", "refuse"]
 
@@ -23,11 +26,11 @@ def key_of(value: bytearray) -> _native.MemoryLockedKey | None:
         value[:] = bytes(len(value))
 
 
-def as_bytes(data: object, name: str) -> bytes:
+def as_bytes(data: Buffer, name: str) -> bytes:
     """Return a copy of an argument that is any buffer; TypeError names it where it is none."""
     try:
         # ctypes and python-pkcs11 take `bytes` alone.
-        return bytes(memoryview(data))  # type: ignore[arg-type]
+        return bytes(memoryview(data))
     except TypeError:
         raise TypeError(f"{name} must be a bytes-like object, not {type(data).__name__}") from None
 
