@@ -14,6 +14,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
+from typing import TypeVar
 
 from strongroom.errors import HSMError
 from strongroom.hsm import codes
@@ -21,6 +22,8 @@ from strongroom.hsm.codes import Fault
 from strongroom.hsm.message import MAX_ASSOCIATED_DATA, MAX_PLAINTEXT
 
 __all__ = ["NONCE_LEN", "TAG_LEN", "Functions", "Gcm", "Handle"]
+
+T = TypeVar("T")
 
 NONCE_LEN = 12
 TAG_LEN = 16
@@ -122,7 +125,6 @@ class Gcm:
         """Take the memory; `use` gives it a session."""
         # The nonce, and right behind it what the token makes of the data.
         self._memory, at = _memory(NONCE_LEN + _ROOM)
-        self._view = memoryview(self._memory)
         self._nonce_at, self._out_at = _POINTER(at), _POINTER(at + NONCE_LEN)
         self._nonce_len = _ULONG(NONCE_LEN)
         self._bound, self._bound_at = _memory(_MOST_ASSOCIATED_DATA)
@@ -137,7 +139,7 @@ class Gcm:
         self._length = _ULONG()
         self._length_at = ctypes.byref(self._length)
         self._data_len = _ULONG()
-        self._given: bytes | bytearray = b""
+        self._given = b""
         self._has_rng = False
         self._session = _ULONG()
         self._encrypt_init: Callable[..., int]
@@ -162,7 +164,7 @@ class Gcm:
     @property
     def nonce_changed(self) -> bool:
         """Whether the token put a nonce of its own in the place of the one that it was given."""
-        return self._memory[:NONCE_LEN] != self._given
+        return bytes(self._memory[:NONCE_LEN]) != self._given
 
     def seal(self, key: Handle, plaintext: bytes, bound: bytes) -> bytes:
         """Encrypt with a key of this handle: the nonce that was used, ciphertext and tag.
@@ -181,27 +183,38 @@ class Gcm:
         finally:
             self._key[:] = _NO_KEY
 
-    def open(self, key: Handle, nonce: bytes, sealed: bytes, bound: bytes) -> bytes:
-        """Decrypt.
+    def open(
+        self,
+        key: Handle,
+        nonce: bytes,
+        sealed: bytes,
+        bound: bytes,
+        take: Callable[[memoryview], T],
+    ) -> T:
+        """Decrypt, and hand a view of the plaintext to `take`, which copies it; then it is wiped.
 
         Raises:
             Fault: It does not authenticate, or the token refused or failed.
             HSMError: What it gave is no AES-GCM.
         """
+        memory, length = self._memory, len(sealed)
+        memory[:NONCE_LEN] = nonce
+        self._bound[: len(bound)] = bound
+        self._parameters[:] = self._packed.get(len(bound)) or self._pack(len(bound))
+        session = self._session
         try:
-            end = self._open(key, nonce, sealed, bound)
-            return self._view[NONCE_LEN:end].tobytes()
+            code = self._decrypt_init(session, self._mechanism_at, key)
+            if not code:
+                self._length.value = _ROOM
+                self._data_len.value = length
+                code = self._decrypt(session, sealed, self._data_len, self._out_at, self._length_at)
+            if code:
+                raise Fault(code)
+            if self._length.value != length - TAG_LEN:
+                raise HSMError(_NO_GCM)
+            return take(memory[NONCE_LEN : NONCE_LEN + length - TAG_LEN])
         finally:
-            ctypes.memset(self._out_at, 0, len(sealed))
-
-    def open_key(self, key: Handle, nonce: bytes, sealed: bytes, bound: bytes) -> bytearray:
-        """Decrypt what is a key, for the caller to wipe."""
-        try:
-            end = self._open(key, nonce, sealed, bound)
-            return self._memory[NONCE_LEN:end]
-        finally:
-            length = len(sealed)
-            self._memory[NONCE_LEN : NONCE_LEN + length] = bytes(length)
+            memory[NONCE_LEN : NONCE_LEN + length] = bytes(length)
 
     def _seal(self, key: Handle, data: bytes | ctypes.c_void_p, length: int, bound: bytes) -> bytes:
         self._draw()
@@ -219,25 +232,7 @@ class Gcm:
         length += TAG_LEN
         if self._length.value != length:
             raise HSMError(_NO_GCM)
-        return self._view[: NONCE_LEN + length].tobytes()
-
-    def _open(self, key: Handle, nonce: bytes, sealed: bytes, bound: bytes) -> int:
-        """Decrypt into the memory, and return where the plaintext ends there."""
-        self._memory[:NONCE_LEN] = nonce
-        self._bound[: len(bound)] = bound
-        self._parameters[:] = self._packed.get(len(bound)) or self._pack(len(bound))
-        session, length = self._session, len(sealed)
-        code = self._decrypt_init(session, self._mechanism_at, key)
-        if not code:
-            self._length.value = _ROOM
-            self._data_len.value = length
-            code = self._decrypt(session, sealed, self._data_len, self._out_at, self._length_at)
-        if code:
-            raise Fault(code)
-        length -= TAG_LEN
-        if self._length.value != length:
-            raise HSMError(_NO_GCM)
-        return NONCE_LEN + length
+        return self._memory[: NONCE_LEN + length].tobytes()
 
     def _pack(self, length: int) -> bytes:
         packed = _GCM_PARAMS.pack(
@@ -258,7 +253,7 @@ class Gcm:
             memory[:NONCE_LEN] = _NO_NONCE
             code = self._random(self._session, self._nonce_at, self._nonce_len)
             if not code:
-                drawn = memory[:NONCE_LEN]
+                drawn = memory[:NONCE_LEN].tobytes()
                 # A generator that gives the same bytes again would be the end of GCM.
                 if drawn != self._given and drawn != _NO_NONCE:
                     self._given = drawn
@@ -269,7 +264,10 @@ class Gcm:
         memory[:NONCE_LEN] = self._given = os.urandom(NONCE_LEN)
 
 
-def _memory(length: int) -> tuple[bytearray, int]:
-    """Take memory, and say where it is. It must not be resized."""
+def _memory(length: int) -> tuple[memoryview, int]:
+    """Take memory, and say where it is.
+
+    Bytes that are written to a part of a `bytearray` become a `bytearray` first; to a view, not.
+    """
     memory = bytearray(length)
-    return memory, ctypes.addressof((ctypes.c_char * length).from_buffer(memory))
+    return memoryview(memory), ctypes.addressof((ctypes.c_char * length).from_buffer(memory))

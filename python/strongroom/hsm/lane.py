@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from strongroom.errors import HSMError, KeyNotFoundError
 from strongroom.hsm import codes
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane"]
 
+T = TypeVar("T")
+
 
 class Lane:
     """What one thread at a time uses.
@@ -29,8 +31,8 @@ class Lane:
         epoch: When it was opened, as the token counts.
         slot: The slot that it is with.
         keys: Objects of the session, what is known of them, and their handles, by key id.
-        allowed: The purpose, the key that a caller named and the one that a message did, where the
-            one was found to be a version of the other, and fit to be used for that.
+        allowed: By a purpose, the key that a caller named and the id in a message: that id as text,
+            where the one was found to be a version of the other, and fit to be used for that.
         inside: Whether an operation is at work, where the lock is re-entrant.
     """
 
@@ -41,7 +43,7 @@ class Lane:
         self.epoch: object = None
         self.slot: Slot | None = None
         self.keys: dict[str, tuple[Any, TokenKey, Handle]] = {}
-        self.allowed: set[tuple[str, str, str]] = set()
+        self.allowed: dict[tuple[str, str, bytes], str] = {}
         self.inside = False
         self._gcm = Gcm()
 
@@ -151,8 +153,18 @@ class Lane:
         """Whether the token put a nonce of its own in the place of the one that it was given."""
         return self._gcm.nonce_changed
 
-    def open(self, key_id: str, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
-        """The inverse of `seal`; None where it does not authenticate.
+    def open(
+        self,
+        key_id: str,
+        nonce: bytes,
+        sealed: bytes,
+        bound: bytes,
+        take: Callable[[memoryview], T],
+    ) -> T | None:
+        """The inverse of `seal` and `seal_key`: what `take` makes of a view of the plaintext.
+
+        Returns:
+            None where it does not authenticate.
 
         Raises:
             KeyNotFoundError: The key is not there any more.
@@ -160,17 +172,7 @@ class Lane:
         """
         handle = (self.keys.get(key_id) or self.key(key_id))[2]
         try:
-            return self._gcm.open(handle, nonce, sealed, bound)
-        except Fault as fault:
-            failed = fault
-        self._not_opened(key_id, failed)
-        return None
-
-    def open_key(self, key_id: str, nonce: bytes, sealed: bytes, bound: bytes) -> bytearray | None:
-        """The inverse of `seal_key`, as `open`; what it returns is the caller's to wipe."""
-        handle = (self.keys.get(key_id) or self.key(key_id))[2]
-        try:
-            return self._gcm.open_key(handle, nonce, sealed, bound)
+            return self._gcm.open(handle, nonce, sealed, bound, take)
         except Fault as fault:
             failed = fault
         self._not_opened(key_id, failed)

@@ -324,16 +324,17 @@ class HSMKeyManager(OpenToken):
         length = len(message) - _SEALED_AT - TAG_LEN
         if message[:4] != MAGIC or not 0 <= length <= MAX_PLAINTEXT:
             refuse(message)
-        named = message[4:_ID_END].hex()
+        own = message[4:_ID_END]
         nonce, sealed = message[_ID_END:_SEALED_AT], message[_SEALED_AT:]
         bound = message[:_ID_END] + associated_data
 
-        def work(lane: Lane) -> bytes | None:
-            if ("data", key_id, named) not in lane.allowed:
-                self._allow(lane, "data", key_id, named)
-            return lane.open(named, nonce, sealed, bound)
+        def work(lane: Lane) -> tuple[str, bytes | None]:
+            named = lane.allowed.get(("data", key_id, own)) or self._allow(
+                lane, "data", key_id, own
+            )
+            return named, lane.open(named, nonce, sealed, bound, bytes)
 
-        plaintext = self._run(work)
+        named, plaintext = self._run(work)
         if plaintext is None:
             _events.count("decrypt", named, length, outcome="DecryptionError")
             raise DecryptionError
@@ -386,7 +387,7 @@ class HSMKeyManager(OpenToken):
         """
         if type(wrapped_key) is not bytes:
             wrapped_key = as_bytes(wrapped_key, "wrapped_key")
-        if len(wrapped_key) != _GCM_WRAPPED_LEN or wrapped_key[:5] != wrapping.GCM_HEAD:
+        if len(wrapped_key) != _GCM_WRAPPED_LEN or not wrapped_key.startswith(wrapping.GCM_HEAD):
             # Another way, or none: this tells.
             mechanism, _, _ = wrapped.parse(wrapped_key)
             if mechanism not in (wrapping.KWP, wrapping.KW):
@@ -416,20 +417,20 @@ class HSMKeyManager(OpenToken):
         except (TypeError, ValueError):
             check_key_id(context)
             raise
-        named = message[5 : wrapped.HEADER_LENGTH].hex()
-        bound = message[: wrapped.HEADER_LENGTH] + inner
+        header = message[: wrapped.HEADER_LENGTH]
+        own = header[5:]
 
-        def work(lane: Lane) -> bytearray | None:
-            if ("master", key_id, named) not in lane.allowed:
-                self._allow(lane, "master", key_id, named)
+        def work(lane: Lane) -> tuple[str, _native.MemoryLockedKey | None]:
+            named = lane.allowed.get(("master", key_id, own)) or self._allow(
+                lane, "master", key_id, own
+            )
             if message[4] != wrapping.GCM:
-                return wrapping.unwrap(
-                    lane.key(named)[0], message[4], message[wrapped.HEADER_LENGTH :]
-                )
-            return lane.open_key(named, message[_WRAPPED_NONCE], message[_WRAPPED_SEALED], bound)
+                blob = message[wrapped.HEADER_LENGTH :]
+                return named, key_of(wrapping.unwrap(lane.key(named)[0], message[4], blob))
+            nonce, sealed = message[_WRAPPED_NONCE], message[_WRAPPED_SEALED]
+            return named, lane.open(named, nonce, sealed, header + inner, _native.MemoryLockedKey)
 
-        value = self._run(work)
-        key = None if value is None else key_of(value)
+        named, key = self._run(work)
         # KW and KWP bind no context: the derived id does.
         if key is None or key.key_id != context:
             if key is not None:

@@ -18,8 +18,10 @@ MAX_ASSOCIATED_DATA = 65_535
 KEY_LEN = 32
 
 
-def key_of(value: bytearray) -> _native.MemoryLockedKey | None:
+def key_of(value: bytearray | None) -> _native.MemoryLockedKey | None:
     """Move what was unwrapped into locked memory; None: it has another length than a key."""
+    if value is None:
+        return None
     try:
         return _native.MemoryLockedKey(value) if len(value) == KEY_LEN else None
     finally:

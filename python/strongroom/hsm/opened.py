@@ -90,16 +90,20 @@ class OpenToken:
         )
         self._token: Token | None = open_token(self._module, choice, pin, self._timeout)
 
-    def _allow(self, lane: Lane, purpose: str, key_id: str, named: str) -> None:
+    def _allow(self, lane: Lane, purpose: str, key_id: str, message_id: bytes) -> str:
         """Look that the key of a message is of the label of the one that the caller named.
 
         Otherwise a message of another tenant's key would open in this one's place.
+
+        Returns:
+            The id of the message's key.
 
         Raises:
             KeyNotFoundError: It isn't, or one of them is not there.
             KeyStateError: They are of another purpose.
         """
         check_key_id(key_id)
+        named = message_id.hex()
         info = lane.key(key_id)[1]
         other = lane.key(named)[1]
         if other.label != info.label:
@@ -108,7 +112,8 @@ class OpenToken:
                 key_id=named,
             )
         keys.check_use(other, purpose, writing=False)
-        lane.allowed.add((purpose, key_id, named))
+        lane.allowed[purpose, key_id, message_id] = named
+        return named
 
     def _id_of(self, key_id: str, purpose: str) -> bytes:
         """Return the 16 bytes of the id of a key that is about to write, and count its message.

@@ -89,7 +89,7 @@ def _data_key(lane: Lane, label: str, made: list[Any]) -> list[Check]:
         return lane.seal(lane.key(key_id.hex())[2], plaintext, bound)
 
     def opened(data: bytes, bound: bytes) -> bytes | None:
-        return lane.open(key_id.hex(), data[:NONCE_LEN], data[NONCE_LEN:], bound)
+        return lane.open(key_id.hex(), data[:NONCE_LEN], data[NONCE_LEN:], bound, bytes)
 
     def encrypt() -> str:
         sealed.append(seal(b"plaintext", b"ad"))

@@ -67,7 +67,7 @@ def wrap(
 def unwrap(key: Any, mechanism: int, blob: bytes) -> bytearray | None:  # noqa: ANN401
     """The inverse of `wrap` by KWP or KW; None where it does not authenticate.
 
-    GCM's is `Lane.open_key`. That the key is the one of that id is for the caller to look at.
+    GCM's is `Lane.open`. That the key is the one of that id is for the caller to look at.
 
     Raises:
         HSMError: The token has no way to.
