@@ -2,9 +2,10 @@
 
 SQLite writes a hot rollback journal, and the frames of a write-ahead log, over the database that
 has the name, without a look at whose they are. One of another database, or of a plain one, would so
-destroy it at the first open. The first page that SQLite would take is looked at here instead: it is
-under a key of the database, or SQLite doesn't get to see it. (The layouts are those of "Database
-File Format", sections 3 and 4, and of SQLCipher's pages: an IV and an HMAC at their end.)
+destroy it at the first open. The first page that SQLite would take is looked at here before: where
+it is under no key of the database, SQLite doesn't get to see the journal. The pages behind it have
+SQLite's checksums alone. (The layouts are those of "Database File Format", sections 3 and 4, and of
+SQLCipher's pages: an IV and an HMAC at their end.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keys in hardware security modules, through PKCS#11. Needs the extra `hsm`.
 
-`binding.py` and `edwards.py` alone import python-pkcs11, and are imported at the first use.
+`binding.py` and `ed25519.py` alone import python-pkcs11, and are imported at the first use.
 """
 
 from __future__ import annotations

@@ -42,15 +42,15 @@ def make(lane: Lane, key_id: bytes, label: str, before: Callable[[], None]) -> S
         HSMError: The label has another one, or the token has no Ed25519.
         Fault: The module failed.
     """
-    from strongroom.hsm import edwards
+    from strongroom.hsm import ed25519
 
-    found = edwards.find_private(lane.session, label)
+    found = ed25519.find_private(lane.session, label)
     if any(there != key_id for _, there, _ in found):
         raise HSMError(f"there is a signing key with the label {label!r}: use it, or another label")
     if not found:
         before()
         try:
-            edwards.generate(lane.session, key_id, label)
+            ed25519.generate(lane.session, key_id, label)
         except Fault as fault:
             if fault.code in codes.RECOVERABLE:
                 raise
@@ -70,10 +70,10 @@ def find(lane: Lane, label: str) -> SigningKey:
         HSMError: There are two, or it can be taken out of the token.
         Fault: The module failed.
     """
-    from strongroom.hsm import edwards
+    from strongroom.hsm import ed25519
 
     _, key_id = _private(lane, label)
-    public = edwards.public_key(lane.session, key_id)
+    public = ed25519.public_key(lane.session, key_id)
     if public is None:
         raise KeyNotFoundError(f"the token has no public key beside the signing key {label!r}")
     return SigningKey(key_id.hex(), label, public)
@@ -85,21 +85,21 @@ def sign(lane: Lane, key: SigningKey, message: bytes) -> bytes:
     Raises:
         KeyNotFoundError, HSMError, Fault: As `find`.
     """
-    from strongroom.hsm import edwards
+    from strongroom.hsm import ed25519
 
     private, key_id = _private(lane, key.label)
     if key_id.hex() != key.id:
         raise KeyNotFoundError(
             f"the signing key {key.label!r} of the token is another than before", key_id=key.id
         )
-    return edwards.sign(private, message)
+    return ed25519.sign(private, message)
 
 
 def _private(lane: Lane, label: str) -> tuple[object, bytes]:
-    from strongroom.hsm import binding, edwards
+    from strongroom.hsm import binding, ed25519
 
     keys.check_label(label)
-    found = edwards.find_private(lane.session, label)
+    found = ed25519.find_private(lane.session, label)
     if not found and lane.slot is not None:
         # A SoftHSM whose files are out of reach has no keys, and says so of each.
         binding.check_token(lane.slot)

@@ -23,7 +23,7 @@ from strongroom.keys.database import Database, Transaction
 from strongroom.keys.key import Key, moment
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.leases import read_leases
-from strongroom.keys.reading import held_of, load_each, rows_of
+from strongroom.keys.reading import beside, load_each, rows_of
 from strongroom.keys.rows import BackupRow, HeldRow, sealed, verified
 from strongroom.keys.sqlite import create_file
 from strongroom.keys.states import DESTROYED, PRE_ACTIVE
@@ -191,7 +191,7 @@ class Copied:
         read_leases(target, root, store)
         self.generation = store.generation
         for block in load_each(target, root):
-            held = held_of(target, root, block)
+            held = beside(target, root, block, HeldRow)
             for keyset in block.keysets:
                 look(keyset)
                 self.generation += keyset.head.generation

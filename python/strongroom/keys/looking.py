@@ -12,7 +12,7 @@ from strongroom.keys.database import Transaction
 from strongroom.keys.key import Key
 from strongroom.keys.keyset import Keyset
 from strongroom.keys.policy import Policy
-from strongroom.keys.reading import Block, held_of, usage_of
+from strongroom.keys.reading import Block, beside
 from strongroom.keys.report import Due
 from strongroom.keys.rows import HeldRow, UsageRow, verified
 from strongroom.keys.usage import Usage, UsageFigures, figures_of
@@ -71,9 +71,9 @@ class Looking(Backups, Usage):
         """
         now = self._now()
         if keyset is None:
-            for keysets, beside in self._blocks(self._beside):
+            for keysets, known in self._blocks(self._beside):
                 for each in keysets:
-                    yield from _reports(each, beside, now)
+                    yield from _reports(each, known, now)
             return
         found = self._load(keyset)
         yield from _reports(found, self._read(lambda t: self._beside_one(t, found)), now)
@@ -104,12 +104,12 @@ class Looking(Backups, Usage):
         return report.exposition(self.stats())
 
     def _with_held(self) -> Iterator[tuple[list[Keyset], dict[str, HeldRow]]]:
-        return self._blocks(lambda t, block: held_of(t, self._root, block))
+        return self._blocks(lambda t, block: beside(t, self._root, block, HeldRow))
 
     def _beside(self, transaction: Transaction, block: Block) -> _Beside:
         return (
-            held_of(transaction, self._root, block),
-            usage_of(transaction, self._root, block),
+            beside(transaction, self._root, block, HeldRow),
+            beside(transaction, self._root, block, UsageRow),
         )
 
     def _beside_one(self, transaction: Transaction, keyset: Keyset) -> _Beside:
@@ -122,8 +122,8 @@ class Looking(Backups, Usage):
         return held, usage
 
 
-def _reports(keyset: Keyset, beside: _Beside, now: int) -> Iterator[KeyReport]:
-    held, usage = beside
+def _reports(keyset: Keyset, known: _Beside, now: int) -> Iterator[KeyReport]:
+    held, usage = known
     due = report.due_of(keyset, held, now)
     due_ids = {
         "rotate": {keyset.head.primary_id} if due.rotate else set(),

@@ -66,8 +66,7 @@ def migrate(
     head = _head(tables)
     root, opened_by = roots.open_root(master, head)
     _verify(root, old, tables)
-    rows = [MasterRow(*values) for values in head.masters]  # type: ignore[arg-type]
-    events.say_recovery(root, next(row for row in rows if row.key_id == opened_by))
+    events.say_recovery(root, opened_by)
     if backup is not None:
         _save(os.path.abspath(os.fspath(backup)), tuple(old.values()), tables)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from strongroom import _native
 from strongroom.keys import sql
@@ -11,10 +11,16 @@ from strongroom.keys.database import Transaction
 from strongroom.keys.keyset import Keyset, verified_keyset
 from strongroom.keys.rows import ROW_TYPES, HeldRow, UsageRow, damaged, verified
 
-__all__ = ["BLOCK", "Block", "Reading", "held_of", "load_each", "rows_of", "usage_of"]
+__all__ = ["BLOCK", "Block", "Reading", "beside", "load_each", "rows_of"]
 
 # How many keysets are in memory at a time: a few MiB.
 BLOCK = 1000
+R = TypeVar("R", HeldRow, UsageRow)
+
+_BESIDE: dict[type, str] = {
+    HeldRow: sql.SELECT_HELD_BETWEEN,
+    UsageRow: sql.SELECT_USAGE_BETWEEN,
+}
 _KEYSET_COLUMN = [c.name for c in sql.KEYS.columns].index("keyset")
 
 
@@ -111,27 +117,20 @@ def rows_of(
         found = transaction.execute(sql.select_next(table), (last, BLOCK))
 
 
-def held_of(
-    transaction: Transaction, root: _native.MemoryLockedKey, block: Block
-) -> dict[str, HeldRow]:
-    """Return by key id which keys of some keysets a backup holds.
+def beside(
+    transaction: Transaction, root: _native.MemoryLockedKey, block: Block, kind: type[R]
+) -> dict[str, R]:
+    """Return by key id the rows of a kind that there are beside the keys of some keysets.
+
+    Args:
+        transaction: The reading.
+        root: The store's root key.
+        block: The keysets.
+        kind: `HeldRow`: which keys a backup holds. `UsageRow`: how much they were used.
 
     Raises:
         KeyStoreError: A row was edited.
     """
-    found = transaction.execute(sql.SELECT_HELD_BETWEEN, (block.after, block.last))
-    rows = [verified(root, HeldRow, values) for values in found]
-    return {row.key_id: row for row in rows}
-
-
-def usage_of(
-    transaction: Transaction, root: _native.MemoryLockedKey, block: Block
-) -> dict[str, UsageRow]:
-    """Return by key id how much the keys of some keysets were used.
-
-    Raises:
-        KeyStoreError: A row was edited.
-    """
-    found = transaction.execute(sql.SELECT_USAGE_BETWEEN, (block.after, block.last))
-    rows = [verified(root, UsageRow, values) for values in found]
+    found = transaction.execute(_BESIDE[kind], (block.after, block.last))
+    rows = [verified(root, kind, values) for values in found]
     return {row.key_id: row for row in rows}

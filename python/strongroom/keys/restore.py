@@ -131,8 +131,8 @@ def restore(
         head = source.read(roots.read_head)
         root, opened_by = roots.open_root(master, head)
         try:
-            _, masters = roots.verify_head(root, head)
-            events.say_recovery(root, next(row for row in masters if row.key_id == opened_by))
+            roots.verify_head(root, head)
+            events.say_recovery(root, opened_by)
             return _copy(source, root, url, logged, now)
         finally:
             root.destroy()

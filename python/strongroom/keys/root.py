@@ -81,11 +81,11 @@ def describe(head: Head) -> list[MasterInfo]:
     return [info(row) for row in _loose_masters(head)]
 
 
-def open_root(master: MasterKeyProvider, head: Head) -> tuple[_native.MemoryLockedKey, str]:
+def open_root(master: MasterKeyProvider, head: Head) -> tuple[_native.MemoryLockedKey, MasterRow]:
     """Unwrap the store's root key by one of its masters.
 
     Returns:
-        The root, and the id of the master key that opened it.
+        The root, and the row of the master that opened it, which `verify_head` authenticates.
 
     Raises:
         MasterKeyError: It is none of the store's masters (a wrong key or passphrase), or refused.
@@ -108,7 +108,7 @@ def open_root(master: MasterKeyProvider, head: Head) -> tuple[_native.MemoryLock
                 mechanism != wrapped.PASSPHRASE and wrapping_id != master.key_id
             ):
                 continue
-            return wrapped.unwrap_with(master, row.wrapped, root_id), row.key_id
+            return wrapped.unwrap_with(master, row.wrapped, root_id), row
         except MasterKeyError as error:
             refusal = error
         except (DecryptionError, FormatError, ValueError) as error:

@@ -132,13 +132,13 @@ class KeyStore(Looking, Leases, StoreMasters, BoundKeysets, Lifecycle):
             _check_version(database.schema_version())
             head = database.read(roots.read_head)
             root, opened_by = roots.open_root(master, head)
-            store_row, masters = roots.verify_head(root, head)
-            events.say_opened(root, next(row for row in masters if row.key_id == opened_by))
+            store_row, _ = roots.verify_head(root, head)
+            events.say_opened(root, opened_by)
         except BaseException:
             database.close()
             raise
         store = cls(database, root, store_row, cache_seconds)
-        store._opened_by = opened_by
+        store._opened_by = opened_by.key_id
         store._count_from_now()
         return store
 
