@@ -125,7 +125,11 @@ ssize_t write(int fd, const void *data, size_t size) {
 static int counted_sync(int (*real)(int), int fd) {
     char path[4096];
     if (!path_of(fd, path, sizeof path)) return real(fd);
-    int error = reach(SYNC, path);
+    char label[sizeof path + 16];
+    struct stat status;
+    int empty = !fstat(fd, &status) && S_ISREG(status.st_mode) && !status.st_size;
+    snprintf(label, sizeof label, "%s%s", path, empty ? " (empty)" : "");
+    int error = reach(SYNC, label);
     if (error) { errno = error; return -1; }
     int result = real(fd);
     if (!result) record(SYNC, inode_of(fd), 0, 0, path, NULL, NULL, 0);

@@ -246,9 +246,10 @@ def _unproven(outcome: Outcome, code: int) -> str:
     """An fsync of the database that failed is never proven away.
 
     That of a journal without a name is nobody's: SQLite makes it when it closes one that was empty.
+    Nor is that of an empty one, whose name goes durably before the proof.
     """
     name = Path(outcome.path).name
-    if name.endswith(" (deleted)"):
+    if name.startswith("app.db-journal (deleted)") or name == "app.db-journal (empty)":
         return ""
     if (
         code == errno.EIO

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from strongroom.database import driver, work
-from strongroom.database.places import locate, remove_durably, sync_directory
+from strongroom.database.places import locate, remove_durably, size_of, sync_directory
 from strongroom.database.settings import CipherSettings
 from strongroom.database.work import Busy, Figures, Proof, Secrets
 
@@ -85,17 +85,25 @@ class _Child:
         return found
 
     def _opens(self, secret: bytearray | None) -> bool:
-        options = {"timeout": self.timeout}
-        connection = driver.try_open(self.places.database, secret, self.settings, **options)
+        connection = self._try(secret)
         if connection is None:
             return False
         connection.close()
         return True
 
-    def _check_main(self, secret: bytearray) -> None:
-        connection = driver.try_open(
-            self.places.database, secret, self.settings, timeout=self.timeout
+    def _try(self, secret: bytearray | None) -> Any | None:
+        # The last connection that is closed brings the WAL in, and passes over what fails in that;
+        # one that may not write does not. But a journal has to be rolled back to try a key, and a
+        # first page that is torn (a salt that the file should have is given) to be made good.
+        settings = self.settings
+        torn = settings.salt and not settings.plaintext_header
+        mode = "ro" if size_of(self.places.wal) and not torn else "rw"
+        return driver.try_open(
+            self.places.database, secret, settings, mode=mode, timeout=self.timeout
         )
+
+    def _check_main(self, secret: bytearray) -> None:
+        connection = self._try(secret)
         if connection is None:
             raise Proof("the key that opened it does not open it any more")
         try:
@@ -135,16 +143,18 @@ class _Child:
             self.step(7)
             if mode == "wal":
                 work.empty_wal(connection)
+            else:
+                # SQLite passes over an fsync that fails after the journal was emptied, with which
+                # the rotation is committed. What has no name can't come back with its pages. (One
+                # that is not empty is what the old state is rolled back from.)
+                work.prove_no_journal(places)
+                remove_durably(places, places.journal)
             sync_directory(places.directory)
             self.step(8)
             work.prove(places.database, secrets.new, settings, secrets.figures, figures)
             work.prove_refused(places.database, secrets.old, settings)
             work.prove_no_journal(places)
             self.step(9)
-            if mode != "wal":
-                # The empty journal goes; the lock is still held. SQLite would do it, and pass over
-                # an fsync that fails.
-                remove_durably(places, places.journal)
         finally:
             # Whatever happened: not one more statement. A write on this connection after a
             # failed reset_key leaves a file that opens under neither key.
@@ -202,7 +212,8 @@ class _Child:
                 continue
             try:
                 if work.settle_journal(places, connection) != "wal" and name == "new":
-                    work.empty_journal(places)
+                    # It was hot or is not any more; as in `rotate`.
+                    remove_durably(places, places.journal)
                 # Under the old key others may have written since: then it need only be whole.
                 figures = self.figures if name == "new" else None
                 work.prove(places.database, secret, settings, secrets.figures, figures)

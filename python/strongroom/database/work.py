@@ -156,17 +156,6 @@ def empty_wal(connection: Any) -> None:
         raise Busy
 
 
-def empty_journal(places: Places) -> None:
-    """Truncate a rollback journal that is not hot any more; the exclusive lock is held."""
-    if size_of(places.journal):
-        descriptor = os.open(places.journal, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def figures_of(connection: Any, key: bytearray) -> Figures:
     """Count pages, and the rows of each table, and digest that with the schema.
 
