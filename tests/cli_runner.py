@@ -44,6 +44,15 @@ class Result:
         return [found for found in self.objects if found["type"] == type_]
 
 
+class _Process(subprocess.Popen[bytes]):
+    """One that a test that failed does not wait for."""
+
+    def __exit__(self, *exception: Any) -> None:
+        if exception[0] is not None:
+            self.kill()
+        super().__exit__(*exception)
+
+
 class Cli:
     """The command line in one directory, with a store and a master key in it by default."""
 
@@ -70,7 +79,7 @@ class Cli:
             "start_new_session": True,
             **settings,
         }
-        return subprocess.Popen([*COMMAND, *words(arguments)], **settings)
+        return _Process([*COMMAND, *words(arguments)], **settings)
 
     def run(self, *arguments: object, input: bytes | None = None, **settings: Any) -> Result:
         if input is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import signal
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -27,6 +28,15 @@ class AllowedSkip(NamedTuple):
 
 
 ALLOWED_SKIPS: list[AllowedSkip] = []
+
+# What a shell starts in the background ignores these, and so would all that tests start.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # A deadline measures how busy the machine is. `print_blob` is what repeats a failure.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)

@@ -132,6 +132,26 @@ def test_power_loss(
     assert not replay(faults, templates[mode], place, "rotate", count, any_points=60)
 
 
+@pytest.mark.parametrize("each", [2, pytest.param(50, marks=pytest.mark.sweep)])
+def test_power_loss_after_an_fsync_that_sqlite_passes_over(
+    faults: Faults, templates: dict[str, Path], place: Path, each: int
+) -> None:
+    """That of the journal which it emptied, and so committed: reset_key says ok all the same."""
+    recorded = record(faults, templates["delete"], place, "rotate")
+    calls, journal = recorded.calls, str(place / "app.db-journal")
+    (emptied,) = [
+        number
+        for number, call in enumerate(calls)
+        if (call.kind, call.path) == (SYNC, journal) and calls[number - 1].kind == TRUNCATE
+    ]
+    del calls[emptied]
+    random = seeded()
+    for at in range(emptied, len(calls) + 1):
+        for _ in range(each):
+            put(recorded.disk(at).crash(random), place)
+            assert after(place) == "", (at, calls[at - 1])
+
+
 @pytest.mark.parametrize("mode", ["delete", "wal", "wal+frames"])
 def test_a_torn_first_page(
     faults: Faults, templates: dict[str, Path], place: Path, mode: str

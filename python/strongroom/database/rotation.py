@@ -1,9 +1,10 @@
 """Rotating the key of a database, in thirteen steps of which each may be the last.
 
 1 the lock, a dead rotation recovered; 2 the new key in the store, pre-active; 3 the exclusive lock,
-journals settled; 4 the figures; 5 the backup; 6 the intent; 7 reset_key; 8 the WAL emptied; 9 the
-proof; 10 the new key is the primary; 11 the sidecar; 12 the intent removed; 13 closed, the backup
-removed. Both keys are in the store, and the backup beside the file, until the proof is there.
+journals settled; 4 the figures; 5 the backup; 6 the intent; 7 reset_key; 8 the journal gone, or the
+WAL emptied; 9 the proof; 10 the new key is the primary; 11 the sidecar; 12 the intent removed; 13
+closed, the backup removed. Both keys are in the store, and the backup beside the file, until the
+proof is there.
 """
 
 from __future__ import annotations
