@@ -121,6 +121,17 @@ class Vault:
         return other
 
 
+def refused(path: Path, error: type[Exception], match: str, vault: Vault, **options: Any) -> None:
+    """Not rotated, for that reason, and nothing is touched."""
+    before = {f: f.read_bytes() for f in path.parent.glob(f"{path.name}*") if f.is_file()}
+    with pytest.raises(error, match=match):
+        DatabaseKeyRotation(path, vault.store, **options).rotate_key()
+    after = {f: f.read_bytes() for f in path.parent.glob(f"{path.name}*") if f.is_file()}
+    after.pop(Path(f"{path}.srm.lock"), None)
+    before.pop(Path(f"{path}.srm.lock"), None)
+    assert after == before
+
+
 def opens(path: Path, secret: bytearray, *, immutable: bool = True) -> bool:
     uri = f"file:{path}?mode=rw" + ("&immutable=1" if immutable else "")
     with contextlib.closing(dbapi2.connect(uri, uri=True)) as connection:

@@ -9,8 +9,9 @@ import contextlib
 
 import pytest
 from database_help import Vault, rows_under, vault
+from database_processes import Other
+from database_rotations import Stopped
 from strongroom import DatabaseBusyError, RotationError
-from test_database_others import Other, Stopped
 
 __all__ = ["vault"]
 

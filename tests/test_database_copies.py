@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from database_help import Vault, vault
+from database_rotations import Stopped, die_after, steps
 from strongroom import (
     DatabaseKeyRotation,
     EncryptedDatabase,
@@ -19,7 +20,6 @@ from strongroom import (
     RotationError,
 )
 from strongroom.database import RotationReport
-from test_database_others import Stopped, _steps, die_after
 
 __all__ = ["vault"]
 
@@ -41,7 +41,7 @@ def copy_of(vault: Vault, to: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*reading only")
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-@pytest.mark.parametrize("step", _steps(range(2, 14), 2, 6, 8, 9))
+@pytest.mark.parametrize("step", steps(range(2, 14), 2, 6, 8, 9))
 def test_a_copy_is_recovered_while_the_original_is_rotated(
     vault: Vault, tmp_path: Path, mode: str, step: int
 ) -> None:

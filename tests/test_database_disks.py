@@ -6,13 +6,15 @@ import os
 import resource
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from database_help import Vault, vault
+from database_rotations import Stopped
 from file_help import small_disk
+from process_help import NOBODY, in_a_child
 from strongroom import (
     EncryptedDatabase,
     EncryptedDatabaseError,
@@ -21,11 +23,8 @@ from strongroom import (
 )
 from strongroom.audit import catalogue
 from strongroom.database.rotation import _Course
-from test_database_others import Stopped
 
 __all__ = ["vault"]
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -73,19 +72,6 @@ def test_a_full_disk(vault: Vault, small: Path, mode: str, step: int) -> None:
     assert vault.count() == 1000
 
 
-def _forked(work: Callable[[], object]) -> None:
-    """Run something in a forked process, for what can't be undone in this one."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-
-
 def test_a_limit_on_the_size_of_files(vault: Vault) -> None:
     vault.fill(rows=2000)
     size = vault.path.stat().st_size
@@ -96,7 +82,7 @@ def test_a_limit_on_the_size_of_files(vault: Vault) -> None:
         with vault.open(), pytest.raises(RotationError):
             vault.rotation().rotate_key()
 
-    _forked(work)
+    in_a_child(work)
     with vault.open():
         vault.rotation().recover()
         assert vault.count() == 2000
@@ -127,7 +113,7 @@ def test_without_rights(what: str) -> None:
                 connection = vault.database.connect(mode="ro")
                 assert connection.execute("SELECT count(*) FROM rows").fetchone() == (200,)
 
-        _forked(work)
+        in_a_child(work)
         assert vault.path.read_bytes() == data
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 from database_help import Vault, opens, vault
+from database_processes import ENVIRONMENT
+from database_rotations import die_after
+from process_help import NOBODY, in_a_child
 from strongroom import DatabaseRecoveryError, RotationError
-from test_database_disks import NOBODY, _forked
-from test_database_others import ENVIRONMENT, die_after
 
 __all__ = ["vault"]
 
@@ -145,7 +146,7 @@ def test_recovering_without_rights() -> None:
                         vault.database.connect(mode=mode)
                     assert caught.value.journal == f"{vault.path}.srm.rotate"
 
-        _forked(work)
+        in_a_child(work)
         assert {f: f.read_bytes() for f in vault.files()} == before
         with vault.open():
             assert vault.count() == 200

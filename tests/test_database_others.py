@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from database_help import MODES, Vault, opens, pages_under, vault
+from database_processes import ENVIRONMENT, Other, other
+from database_rotations import Stopped, die_after, steps
 from keystore_help import seeded
 from sqlcipher3 import dbapi2
 from strongroom import (
@@ -24,90 +23,9 @@ from strongroom import (
     EncryptedDatabase,
     RotationError,
 )
-from strongroom.database.rotation import _Course
 from strongroom.keys import base
 
 __all__ = ["vault"]
-
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-
-
-def _steps(steps: range, *sampled: int) -> list[Any]:
-    """Steps to die after: some in `make test`, all in `make sweep`."""
-    return [
-        step if step in sampled else pytest.param(step, marks=pytest.mark.sweep) for step in steps
-    ]
-
-
-class Other:
-    """A process of database_other.py."""
-
-    def __init__(self, vault: Vault, what: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "database_other.py"), str(vault.directory), what],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**ENVIRONMENT, "VAULT_URL": vault.url},
-            text=True,
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def end(self) -> list[str]:
-        out, _ = self.process.communicate("\n", timeout=60)
-        return out.splitlines()
-
-
-@contextlib.contextmanager
-def other(vault: Vault, what: str) -> Iterator[Other]:
-    process = Other(vault, what)
-    try:
-        assert process.line() == "ready"
-        yield process
-    finally:
-        process.process.kill()
-        process.process.communicate()
-
-
-class Stopped(DatabaseKeyRotation):
-    """A rotation that stops after a step, until it is let on, or dies there."""
-
-    at = 0
-    dies = False
-
-    def _after(self, course: _Course, number: int) -> None:
-        super()._after(course, number)
-        if number == self.at:
-            if self.dies:
-                raise KeyboardInterrupt
-            self.reached.set()
-            assert self.go.wait(60)
-
-    def start(self, at: int) -> None:
-        self.at = at
-        self.reached, self.go = threading.Event(), threading.Event()
-        self.outcome: list[Any] = []
-
-        def run() -> None:
-            try:
-                self.outcome.append(self.rotate_key())
-            except BaseException as error:
-                self.outcome.append(error)
-            self.reached.set()
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-        assert self.reached.wait(60)
-
-
-def die_after(vault: Vault, step: int) -> None:
-    rotation = Stopped(vault.path, vault.store)
-    rotation.at, rotation.dies = step, True
-    with pytest.raises(KeyboardInterrupt):
-        rotation.rotate_key()
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
@@ -250,7 +168,7 @@ def test_the_page_scan_finds_old_pages(vault: Vault) -> None:
     assert pages_under(journal.read_bytes(), secret, salt) > 3
 
 
-@pytest.mark.parametrize("step", _steps(range(1, 14), 5, 7, 9, 12))
+@pytest.mark.parametrize("step", steps(range(1, 14), 5, 7, 9, 12))
 def test_the_intent_deleted(vault: Vault, step: int) -> None:
     vault.fill("wal+frames" if step % 2 else "delete")
     die_after(vault, step)
@@ -266,7 +184,7 @@ def test_the_intent_deleted(vault: Vault, step: int) -> None:
     assert vault.count() == 200
 
 
-@pytest.mark.parametrize("step", _steps(range(2, 13), 5, 6, 8, 12))
+@pytest.mark.parametrize("step", steps(range(2, 13), 5, 6, 8, 12))
 def test_the_store_put_back(vault: Vault, step: int) -> None:
     """From before the new key was made: the intent has it."""
     vault.fill()

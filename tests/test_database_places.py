@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import strongroom
-from database_help import Vault, rows_under, vault
+from database_help import Vault, refused, rows_under, vault
 from file_help import small_disk
 from sqlcipher3 import dbapi2
 from strongroom import (
@@ -24,7 +24,6 @@ from strongroom import (
     EncryptedDatabaseError,
 )
 from strongroom.database import adopt_database, places
-from test_database import _refused
 
 __all__ = ["vault"]
 
@@ -81,7 +80,7 @@ def test_no_room(vault: Vault, disk: Path) -> None:
     with (disk / "filler").open("ab") as file:
         file.write(bytes(4096))
     text = rf"needs {2 * size + (1 << 20)} bytes.*{found.needed - 4096} are there"
-    _refused(vault.path, EncryptedDatabaseError, text, vault)
+    refused(vault.path, EncryptedDatabaseError, text, vault)
     assert [state for _, state in vault.key_states()] == ["active"]
     os.truncate(disk / "filler", (disk / "filler").stat().st_size - 4096)
     vault.rotate()
@@ -130,9 +129,7 @@ def test_a_file_that_is_mounted_by_itself(vault: Vault, disk: Path) -> None:
         subprocess.run(["mount", "--bind", source, vault.directory / name], check=True)
     try:
         data = there.read_bytes()
-        _refused(
-            vault.directory / "app here.db", EncryptedDatabaseError, "mounted by itself", vault
-        )
+        refused(vault.directory / "app here.db", EncryptedDatabaseError, "mounted by itself", vault)
         assert there.read_bytes() == data
         with contextlib.closing(sqlite3.connect(plain)) as connection:
             connection.execute("CREATE TABLE t (a)")
@@ -149,7 +146,7 @@ def test_a_network_file_system(vault: Vault, network: Path) -> None:
     assert places.file_system_of(str(vault.directory)) != "fuse.sshfs"
     put(vault, network / "app.db")
     vault.fill()
-    _refused(vault.path, EncryptedDatabaseError, r"network file system \(fuse\.sshfs\)", vault)
+    refused(vault.path, EncryptedDatabaseError, r"network file system \(fuse\.sshfs\)", vault)
     assert [state for _, state in vault.key_states()] == ["active"]
     vault.rotate(force=True)
     assert vault.count() == 200
@@ -208,7 +205,7 @@ def test_a_journal_of_another_database(
         data = journal_of(other, tmp_path / "other.db", kind)
     journal = Path(f"{vault.path}{kind}")
     journal.write_bytes(data)
-    _refused(vault.path, EncryptedDatabaseError, "another database's", vault)
+    refused(vault.path, EncryptedDatabaseError, "another database's", vault)
     before = {f: f.read_bytes() for f in vault.files()}
     for act in (vault.database.connect, vault.rotation().recover, vault.rotation().verify):
         with pytest.raises(EncryptedDatabaseError, match=f"{journal.name} is another database's"):

@@ -24,9 +24,9 @@ from fault_help import (
     fresh,
     read_log,
 )
+from fault_places import LEFT, LIBRARY, after, dead, faults, memory, place, templates
 from keystore_help import seeded
 from power import SECTOR, TRANSIENT, Disk, files_in
-from test_database_faults import LEFT, LIBRARY, after, dead, faults, memory, place, templates
 
 __all__ = ["dead", "faults", "memory", "place", "templates"]
 

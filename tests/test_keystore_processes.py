@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from keystore_help import Place, place, seeded
+from process_help import NOBODY, in_a_child
 from strongroom import (
     FileMasterKey,
     KeyStore,
@@ -378,26 +378,6 @@ def _open_files(place: Place) -> int:
     return sum(name.startswith(str(place.path)) for name in names)
 
 
-def in_a_child(function: Any) -> None:
-    """Run a function in a fork of this process that ends as an interpreter does."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException as error:
-            import traceback
-
-            traceback.print_exception(error)
-        finally:
-            # sys.exit would run pytest's own ends; this runs what frees objects.
-            with contextlib.suppress(BaseException):
-                sys.stderr.flush()
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
 def test_a_child_that_exits_by_the_interpreter_s_end(place: Place) -> None:
     """A whole interpreter's end, where module globals are freed, beside a parent that goes on."""
     place.create().close()
@@ -443,8 +423,6 @@ def test_masters_in_a_forked_child(tmp_path: Path) -> None:
 
 
 # What is particular to SQLite files: rights. Root passes over modes, so a child drops its uid.
-
-NOBODY = 65534
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from strongroom import FileMasterKey, KeyStore, MasterKeyError, PassphraseMaster
 from strongroom.audit.catalogue import EVENTS
 from strongroom.audit.records import fields_of, records
 from strongroom.cli import exitcodes
-from test_masters_services import TOKEN, Vault, vault
+from vault_server import TOKEN, Vault, vault
 
 __all__ = ["vault"]
 

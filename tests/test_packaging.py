@@ -184,6 +184,13 @@ def test_no_file_is_longer_than_one_can_read():
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines"
 
 
+def test_what_tests_share_is_in_no_file_of_tests():
+    """It has a module named for what it is: whoever changes a test changes that test alone."""
+    for path in tracked("tests/**/*.py"):
+        found = re.findall(r"^ *(?:from|import) (test_\w+)", path.read_text(), re.M)
+        assert found == [], f"{path.relative_to(ROOT)} imports {found[0]}"
+
+
 def test_links_of_the_pages_lead_somewhere():
     for page in tracked("*.md", "docs/**/*.md", "rust/core/*.md"):
         for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
