@@ -114,7 +114,8 @@ def test_errors_at_every_call_of_recovering(
 def test_the_kill_sweep_finds_a_bare_rekey(
     faults: Faults, templates: dict[str, Path], place: Path
 ) -> None:
-    _, bad = kill_sweep(faults, templates["delete"], place, "bare", KILL_GROUP, 8)
+    # The last 12 of its 108 calls are those that lose it; of so many parts one lies among them.
+    _, bad = kill_sweep(faults, templates["delete"], place, "bare", KILL_GROUP, 12)
     assert bad
 
 
@@ -181,5 +182,6 @@ def test_errors_at_every_call(
 def test_the_error_sweep_finds_one_that_writes_on(
     faults: Faults, templates: dict[str, Path], place: Path
 ) -> None:
-    _, bad = error_sweep(faults, templates["delete"], place, "goes-on", errno.ENOSPC, False, 12)
+    # Of its 107 calls 11 in a row do harm; of so many parts one lies among them.
+    _, bad = error_sweep(faults, templates["delete"], place, "goes-on", errno.ENOSPC, False, 24)
     assert bad
