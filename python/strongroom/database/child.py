@@ -143,13 +143,13 @@ class _Child:
             self.step(7)
             if mode == "wal":
                 work.empty_wal(connection)
+                sync_directory(places.directory)
             else:
                 # SQLite passes over an fsync that fails after the journal was emptied, with which
                 # the rotation is committed. What has no name can't come back with its pages. (One
                 # that is not empty is what the old state is rolled back from.)
                 work.prove_no_journal(places)
                 remove_durably(places, places.journal)
-            sync_directory(places.directory)
             self.step(8)
             work.prove(places.database, secrets.new, settings, secrets.figures, figures)
             work.prove_refused(places.database, secrets.old, settings)
