@@ -212,7 +212,7 @@ class _Child:
                 continue
             try:
                 if work.settle_journal(places, connection) != "wal" and name == "new":
-                    # It was hot or is not any more; as in `rotate`.
+                    # Not hot any more: the exclusive lock rolled it back. As in `rotate`.
                     remove_durably(places, places.journal)
                 # Under the old key others may have written since: then it need only be whole.
                 figures = self.figures if name == "new" else None
