@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import subprocess
@@ -17,7 +19,7 @@ from bad_input import DECRYPTION_TEXT, Decrypt, bits_of, flip_each, refusal
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from independent import constructions as c
 from independent import multikey, reader, writer
-from strongroom import DecryptionError, ParallelEncryption, SecureEncryption, _native
+from strongroom import DecryptionError, KeyStateError, ParallelEncryption, SecureEncryption, _native
 
 AD = b"table:users/42"
 HERE = Path(__file__).parent
@@ -129,6 +131,36 @@ def test_boxes_around_keys(label: str) -> None:
     for other in {"master", "passphrase", "wrap"} - {label}:
         with pytest.raises(DecryptionError, match=DECRYPTION_TEXT):
             _native.open_key(handle, other, box, bound)
+
+
+@pytest.mark.parametrize("label", ["store mac", "digest"])
+def test_macs(label: str) -> None:
+    key, data = os.urandom(32), os.urandom(57)
+    handle = _native.MemoryLockedKey(key)
+    made = hmac.digest(c.derive(key, label), data, "sha512")
+    assert _native.mac(handle, label, data) == made
+    for length in range(66):
+        found = (made + b"\x00\x00")[:length]
+        assert _native.mac_fits(handle, label, data, found) is (length in (32, 64))
+    for length in (32, 64):
+        for changed in flip_each(made[:length], bits_of(0, length)):
+            assert not _native.mac_fits(handle, label, data, changed)
+    assert not _native.mac_fits(handle, label, data + b"\x00", made)
+    assert not _native.mac_fits(_native.MemoryLockedKey(os.urandom(32)), label, data, made)
+    with pytest.raises(ValueError, match="no MACs are made under the label"):
+        _native.mac_fits(handle, "master", data, made)
+    handle.destroy()
+    with pytest.raises(KeyStateError, match="destroyed"):
+        _native.mac_fits(handle, label, data, made)
+
+
+def test_digests() -> None:
+    for length in [*range(300), 1 << 20]:
+        data = os.urandom(length)
+        assert _native.sha256(data) == hashlib.sha256(data).digest()
+        assert _native.sha512(bytearray(data)) == hashlib.sha512(data).digest()
+    with pytest.raises(TypeError):
+        _native.sha256("text")  # type: ignore[arg-type]
 
 
 # --- F11: nothing repeats ------------------------------------------------------------------------

@@ -36,6 +36,16 @@ def test_version_imports_no_parser(run: Cli) -> None:
     assert len(found) < 50
 
 
+def test_decrypting_loads_no_openssl(run: Cli) -> None:
+    (run.folder / "a").write_bytes(b"text")
+    run.ok("init", "--master", "file:master.key")
+    run.ok("encrypt", "a")
+    found = imported(run, "decrypt", "a.srm", "-o", "b")
+    assert {"click", "sqlite3", "strongroom.keys"} <= found
+    assert not {"_hashlib", "hashlib", "hmac", "ssl", "json", "dataclasses"} & found
+    assert (run.folder / "b").read_bytes() == b"text"
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["encrypt"]])
 def test_start_up_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (

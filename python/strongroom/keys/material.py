@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 
@@ -105,4 +104,4 @@ def wrap_new(root: _native.MemoryLockedKey) -> tuple[str, bytes]:
 
 def _entry(root_id: str, key_id: str, data: bytes) -> bytes:
     # The ids have one length each, so the join has one reading.
-    return hashlib.sha256(root_id.encode() + key_id.encode() + data).digest()
+    return _native.sha256(root_id.encode() + key_id.encode() + data)

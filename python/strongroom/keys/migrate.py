@@ -10,7 +10,6 @@ has `key_id`, `uri` and `wrapped`, and the store's row has `root_id`.
 
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +28,7 @@ from strongroom.keys.rows import (
     StoreRow,
     damaged,
     digest,
-    row_mac,
+    row_fits,
     sealed,
 )
 from strongroom.masters.wrapped import MasterKeyProvider
@@ -136,7 +135,7 @@ def _verify(root: _native.MemoryLockedKey, old: dict[str, sql.Table], tables: Ta
     for name, rows in tables.items():
         for row in rows:
             values = [bytes(v) if isinstance(v, memoryview) else v for v in row.values()]
-            if not hmac.compare_digest(row_mac(root, name, values[:-1]), values[-1]):
+            if not row_fits(root, name, values[:-1], values[-1]):
                 raise damaged(f"a row in {name} does not authenticate")
     (store,) = tables[sql.STORE.name]
     if _digest(tables[sql.MASTERS.name]) != store["masters_digest"]:

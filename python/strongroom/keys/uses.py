@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from strongroom import _native
 from strongroom.errors import KeyStateError
 from strongroom.keys import sql
@@ -89,4 +87,4 @@ class RegisteredUses(StoreBase):
 
 
 def _use_id(key_id: str, name: str) -> str:
-    return hashlib.sha256(f"{key_id} {name}".encode()).hexdigest()
+    return _native.sha256(f"{key_id} {name}".encode()).hex()

@@ -25,6 +25,16 @@ pub fn hmac_sha512(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; MAC_LEN]> {
     out
 }
 
+/// Whether `found` is how the HMAC-SHA-512 of the concatenated parts begins; the time that takes
+/// does not depend on where they differ.
+pub fn hmac_sha512_fits(key: &[u8], parts: &[&[u8]], found: &[u8]) -> bool {
+    let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes a key of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.verify_truncated_left(found).is_ok()
+}
+
 /// `derive(K, label, N)` of FORMAT.md §2: the first N bytes of the one block of HKDF-Expand.
 pub fn derive<const N: usize>(key: &[u8; KEY_LEN], label: &str) -> Zeroizing<[u8; N]> {
     const { assert!(N <= MAC_LEN) };

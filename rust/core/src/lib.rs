@@ -10,6 +10,7 @@ pub mod engine;
 pub mod envelope;
 pub mod error;
 pub mod file;
+pub mod hash;
 pub mod kc_xaes;
 pub mod kdf;
 pub mod keys;

@@ -1,24 +1,32 @@
-//! Boxes around keys, derivations and MACs for the key store, whose keys stay in the core.
+//! Boxes around keys, derivations, MACs and digests for the key store, whose keys stay in the core.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 use strongroom_core::Error;
 use strongroom_core::engine::Engine;
+use strongroom_core::hash;
 use strongroom_core::kdf::{self, MAC_LEN};
 use strongroom_core::keys::{BoxLabel, KeyHandle};
 use strongroom_core::params::{KEY_BOX_LEN, KEY_LEN};
 use strongroom_core::secret::{Secret, scrubbed};
+use zeroize::Zeroizing;
 
 use crate::buf::{Input, new_bytes};
 use crate::errors::OrRaise;
 use crate::secret::MemoryLockedKey;
 
+/// Bytes of a MAC in a row of a key store.
+const SHORT_MAC_LEN: usize = 32;
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(seal_key, m)?)?;
     m.add_function(wrap_pyfunction!(open_key, m)?)?;
     m.add_function(wrap_pyfunction!(derive, m)?)?;
-    m.add_function(wrap_pyfunction!(mac, m)?)
+    m.add_function(wrap_pyfunction!(mac, m)?)?;
+    m.add_function(wrap_pyfunction!(mac_fits, m)?)?;
+    m.add_function(wrap_pyfunction!(sha256, m)?)?;
+    m.add_function(wrap_pyfunction!(sha512, m)?)
 }
 
 fn label(name: &str) -> PyResult<BoxLabel> {
@@ -120,15 +128,51 @@ fn mac<'py>(
     label: &str,
     data: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    let mac_key = mac_key(key, label)?;
+    let data = Input::new(data, "data")?;
+    let made = scrubbed(|| kdf::hmac_sha512(&mac_key[..], &[data.as_slice()]));
+    Ok(PyBytes::new(key.py(), &made[..]))
+}
+
+/// Whether `found`, 32 or 64 bytes, is how `mac(key, label, data)` begins.
+#[pyfunction]
+fn mac_fits(
+    key: &Bound<'_, MemoryLockedKey>,
+    label: &str,
+    data: &Bound<'_, PyAny>,
+    found: &Bound<'_, PyAny>,
+) -> PyResult<bool> {
+    let mac_key = mac_key(key, label)?;
+    let data = Input::new(data, "data")?;
+    let found = Input::new(found, "found")?;
+    let found = found.as_slice();
+    // A shorter one is guessed sooner, and an empty one is how any begins.
+    Ok(matches!(found.len(), SHORT_MAC_LEN | MAC_LEN)
+        && scrubbed(|| kdf::hmac_sha512_fits(&mac_key[..], &[data.as_slice()], found)))
+}
+
+fn mac_key(key: &Bound<'_, MemoryLockedKey>, label: &str) -> PyResult<Zeroizing<[u8; KEY_LEN]>> {
     let py = key.py();
     if !matches!(label, "store mac" | "digest") {
         return Err(PyValueError::new_err(format!(
             "no MACs are made under the label {label:?}: \"store mac\" or \"digest\""
         )));
     }
-    let data = Input::new(data, "data")?;
     let material = key.get().handle.material().or_raise(py)?;
-    let mac_key = material.derive::<KEY_LEN>(label).or_raise(py)?;
-    let made = scrubbed(|| kdf::hmac_sha512(&mac_key[..], &[data.as_slice()]));
-    Ok(PyBytes::new(py, &made[..]))
+    material.derive::<KEY_LEN>(label).or_raise(py)
+}
+
+/// SHA-256 (FIPS 180-4). Python's hashlib loads OpenSSL, which costs a command that opens a key
+/// store more than all it hashes.
+#[pyfunction]
+fn sha256<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let digest = hash::sha256(Input::new(data, "data")?.as_slice());
+    Ok(PyBytes::new(data.py(), &digest))
+}
+
+/// SHA-512 (FIPS 180-4), for the same reason.
+#[pyfunction]
+fn sha512<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let digest = hash::sha512(Input::new(data, "data")?.as_slice());
+    Ok(PyBytes::new(data.py(), &digest))
 }
