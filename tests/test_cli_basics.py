@@ -36,13 +36,14 @@ def test_version_imports_no_parser(run: Cli) -> None:
     assert len(found) < 50
 
 
-def test_decrypting_loads_no_openssl(run: Cli) -> None:
+def test_decrypting_imports_what_it_needs(run: Cli) -> None:
     (run.folder / "a").write_bytes(b"text")
     run.ok("init", "--master", "file:master.key")
     run.ok("encrypt", "a")
-    found = imported(run, "decrypt", "a.srm", "-o", "b")
-    assert {"click", "sqlite3", "strongroom.keys"} <= found
-    assert not {"_hashlib", "hashlib", "hmac", "ssl", "json", "dataclasses"} & found
+    found = imported(run, "decrypt", "-q", "a.srm", "-o", "b")
+    assert {"click", "sqlite3", "strongroom.keys", "strongroom.cli.data"} <= found
+    # OpenSSL takes 6 ms to load, and what may have been meant by -o another 4.
+    assert not {"_hashlib", "hashlib", "hmac", "difflib"} & found
     assert (run.folder / "b").read_bytes() == b"text"
 
 

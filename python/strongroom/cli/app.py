@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, not for its name.
 
     Attributes:
-        lazy: For each command's name its module and attribute ("strongroom.cli.data:encrypt")
+        lazy: For each command's name its module and attribute ("strongroom.cli.encrypt:encrypt")
             and the line that --help shows, in the order in which they are shown.
     """
 
@@ -82,10 +82,10 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
             "strongroom.cli.stores:store",
             "Back up, restore, check and migrate the key store.",
         ),
-        "encrypt": ("strongroom.cli.data:encrypt", "Encrypt files, trees or stdin."),
-        "decrypt": ("strongroom.cli.data:decrypt", "Decrypt files, trees or stdin."),
-        "verify": ("strongroom.cli.data:verify", "Check that messages authenticate."),
-        "rewrap": ("strongroom.cli.data:rewrap", "Bring files to the current key, in place."),
+        "encrypt": ("strongroom.cli.encrypt:encrypt", "Encrypt files, trees or stdin."),
+        "decrypt": ("strongroom.cli.decrypt:decrypt", "Decrypt files, trees or stdin."),
+        "verify": ("strongroom.cli.verify:verify", "Check that messages authenticate."),
+        "rewrap": ("strongroom.cli.rewrap:rewrap", "Bring files to the current key, in place."),
         "slots": ("strongroom.cli.slots:slots", "Let further keys and masters open a file."),
         "hsm": ("strongroom.cli.hsm:hsm", "Tokens and their keys: make, rotate, destroy, test."),
         "db": ("strongroom.cli.db:db", "Rotate, recover and adopt SQLCipher databases."),

@@ -1,9 +1,10 @@
-"""`strongroom encrypt`, `decrypt`, `verify` and `rewrap`: their options, and what they mean."""
+"""What `encrypt`, `decrypt`, `verify` and `rewrap` have in common: options, and their meaning."""
 
 # ruff: noqa: ANN401  (click calls with keywords of many types)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ import click
 from strongroom.cli import options
 from strongroom.cli.openers import Openers
 from strongroom.cli.passphrase import PassphraseSource
-from strongroom.cli.targets import PIPE, check_sources, named_targets
+from strongroom.cli.targets import PIPE
 from strongroom.cli.transfer import Transfer
 
-_sources = click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
-_recursive = click.option("-r", "--recursive", is_flag=True, help="Take whole directories.")
-_target = click.option(
+sources = click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
+recursive = click.option("-r", "--recursive", is_flag=True, help="Take whole directories.")
+target = click.option(
     "-o",
     "--output",
     "target",
@@ -25,163 +26,52 @@ _target = click.option(
     type=options.PATH,
     help="Write here, - for stdout; with -r or several FILEs a directory.",
 )
-_suffix = click.option(
+suffix = click.option(
     "--suffix", default=".srm", show_default=True, help="What an encrypted file's name ends in."
 )
-_force = click.option("-f", "--force", is_flag=True, help="Replace targets that are there.")
-_allow_compromised = click.option(
+force = click.option("-f", "--force", is_flag=True, help="Replace targets that are there.")
+allow_compromised = click.option(
     "--allow-compromised",
     is_flag=True,
     help="Open under a compromised key too: whoever has it can have written this.",
 )
 
 
-_with_master = click.option(
+with_master = click.option(
     "--with-master",
     metavar="URI",
     help="Open by this master, which has a slot in the file itself; no key store is needed.",
 )
 
 
-def _passphrase(text: str) -> Callable[[options.F], options.F]:
+class Command(click.Command):
+    """A command whose short options are found at once: scripts run it for each file.
+
+    click looks for `-o` among the long options first. Where it isn't there, it imports difflib and
+    searches for what may have been meant, which nobody sees, since the short options come next:
+    4 ms for each.
+    """
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Return click's parser, with the short options among the long ones too."""
+        parser: Any = super().make_parser(ctx)
+        # No interface of click's: where it is gone, only the time is lost.
+        with contextlib.suppress(AttributeError):
+            parser._long_opt.update(parser._short_opt)
+        return parser
+
+
+def passphrase(text: str) -> Callable[[options.F], options.F]:
+    """Return the option -p with this help."""
     return click.option("-p", "--passphrase", "with_passphrase", is_flag=True, help=text)
 
 
-@click.command()
-@_sources
-@_target
-@_recursive
-@_suffix
-@_force
-@_passphrase("Encrypt under a passphrase; no key store is needed, nor used unless named here.")
-@options.passphrase_sources
-@options.associated_data
-@options.keyset
-@options.store
-@options.jobs
-@options.dry_run
-@options.common
-@click.pass_context
-def encrypt(
-    context: click.Context,
-    /,
-    sources: tuple[str, ...],
-    target: str | None,
-    recursive: bool,
-    suffix: str,
-    **settings: Any,
-) -> int:
-    """Encrypt each FILE to FILE.srm beside it, or to what -o says; - is stdin, to stdout.
-
-    The sources stay. With -r, SRC/a/b becomes DST/a/b.srm, where DST is what -o says.
-    """
-    check_sources(sources, recursive=recursive, target=target, needs_target=True, suffix=suffix)
-    settings |= {"suffix": suffix, "to_terminal": target == PIPE}
-    with _transfer("encrypt", context, **settings) as transfer:
-        if recursive:
-            return transfer.tree(sources, target)
-        return transfer.each(named_targets(sources, target, add=suffix), transfer.encrypt)
+passphrase_if_asked = passphrase(
+    "Open with a passphrase. Files made with -p ask for it without this, pipes do not."
+)
 
 
-@click.command()
-@_sources
-@_target
-@_recursive
-@_suffix
-@_force
-@_passphrase("Open with a passphrase. Files made with -p ask for it without this, pipes do not.")
-@options.passphrase_sources
-@options.associated_data
-@_allow_compromised
-@_with_master
-@options.keyset
-@options.store
-@options.jobs
-@options.dry_run
-@options.common
-@click.pass_context
-def decrypt(
-    context: click.Context,
-    /,
-    sources: tuple[str, ...],
-    target: str | None,
-    recursive: bool,
-    suffix: str,
-    **settings: Any,
-) -> int:
-    """Decrypt each FILE.srm to FILE beside it, or to what -o says; - is stdin, to stdout.
-
-    The sources stay. A file gets its name only when all of it has authenticated. To stdout each
-    chunk comes once it has: on exit code 13 what came is true and is not all. With -r files
-    without the suffix are left out, which is exit code 3.
-    """
-    check_sources(sources, recursive=recursive, target=target, needs_target=True, suffix=suffix)
-    if target == PIPE and settings["with_master"] is not None:
-        raise click.UsageError("--with-master opens files, and writes files: name one by -o")
-    with _transfer("decrypt", context, suffix=suffix, **settings) as transfer:
-        if recursive:
-            return transfer.tree(sources, target)
-        return transfer.each(named_targets(sources, target, remove=suffix), transfer.decrypt)
-
-
-@click.command()
-@_sources
-@_recursive
-@_passphrase("Open with a passphrase. Files made with -p ask for it without this, pipes do not.")
-@options.passphrase_sources
-@options.associated_data
-@_allow_compromised
-@_with_master
-@options.keyset
-@options.store
-@options.jobs
-@options.common
-@click.pass_context
-def verify(
-    context: click.Context, /, sources: tuple[str, ...], recursive: bool, **settings: Any
-) -> int:
-    """Check that each FILE authenticates, all of it, and write nothing; - is stdin."""
-    check_sources(sources, recursive=recursive)
-    with _transfer("verify", context, **settings) as transfer:
-        if recursive:
-            return transfer.tree(sources)
-        return transfer.each([(source, None) for source in sources], transfer.verify)
-
-
-@click.command()
-@_sources
-@_recursive
-@click.option("--copy", is_flag=True, help="Write each file anew and rename it: see the manual.")
-@_passphrase("Where the old key is compromised: the passphrase that opens the files too.")
-@options.passphrase_sources
-@options.associated_data
-@options.keyset
-@options.store
-@options.jobs
-@options.dry_run
-@options.common
-@click.pass_context
-def rewrap(
-    context: click.Context,
-    /,
-    sources: tuple[str, ...],
-    recursive: bool,
-    copy: bool,
-    **settings: Any,
-) -> int:
-    """Bring each FILE to the keyset's current key, in place: a slot changes, the data does not.
-
-    This does not revoke: whoever opened the file before can still read it. A file whose old key
-    is compromised is encrypted anew instead, and that needs its associated data.
-    """
-    check_sources(sources, recursive=recursive, pipes=False)
-    with _transfer("rewrap", context, copy=copy, **settings) as transfer:
-        if recursive:
-            return transfer.tree(sources)
-        return transfer.each([(source, None) for source in sources], transfer.rewrap)
-
-
-def _transfer(
+def transfer(
     command: str,
     context: click.Context,
     /,
@@ -193,6 +83,11 @@ def _transfer(
     with_master: str | None = None,
     **settings: Any,
 ) -> Transfer:
+    """Return the work of a command, whose other options have their meaning there.
+
+    Raises:
+        click.UsageError: Options that exclude each other.
+    """
     if with_master is not None and (
         context.params.get("recursive") or PIPE in context.params.get("sources", ())
     ):
