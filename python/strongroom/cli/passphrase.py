@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 from strongroom.cli import exitcodes
 from strongroom.cli.exitcodes import CliError
-from strongroom.cli.terminal import ask_passphrase
 
 # FORMAT.md: a passphrase is 1 to 4,096 bytes.
 MAX_PASSPHRASE: Final = 4096
@@ -59,6 +58,8 @@ class PassphraseSource(NamedTuple):
                 return _checked(file.read(_MAX_READ + 1), f"file descriptor {self.fd}")
         if self.command is not None:
             return _checked(_run(self.command), "the passphrase command")
+        from strongroom.cli.terminal import ask_passphrase
+
         return ask_passphrase(prompt, confirm=confirm)
 
 

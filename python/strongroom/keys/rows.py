@@ -6,7 +6,8 @@ text's are UTF-8. A keyset's head row holds SHA-512 over the MACs of its key row
 order, so that a row edited, swapped, added, dropped or put back by itself is seen.
 """
 
-from __future__ import annotations
+# No annotations from __future__ here: `typing` would compile the type of each column out of a
+# string, which takes longer than all else in this module, at each start of a command.
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar

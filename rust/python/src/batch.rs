@@ -3,10 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList};
 use strongroom_core::batch::{self, Item, PIECE_RECORDS};
 use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
 use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
@@ -14,102 +14,21 @@ use strongroom_core::{Error, parallel, record};
 
 use crate::buf::detached::detach;
 use crate::buf::{Input, UnfilledBytes};
-use crate::cipher::{AssociatedData, detached_above, seal_envelope};
+use crate::cipher::{detached_above, seal_envelope};
 use crate::errors::OrRaise;
 use crate::tally::{self, Operation};
 use crate::tick::Ticker;
+use crate::values::{Each, Values};
 
 /// Objects made while the GIL is held, about 0.8 ms of page faults (2 ms is the promise), and the
 /// bytes that end a block sooner.
 const BLOCK: usize = 2048;
 const BLOCK_BYTES: usize = 16 << 20;
 
-/// The values of a batch.
-enum Values<'py> {
-    List(Bound<'py, PyList>),
-    Tuple(Bound<'py, PyTuple>),
-}
-
-impl<'py> Values<'py> {
-    fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
-        if let Ok(list) = object.cast::<PyList>() {
-            return Ok(Values::List(list.clone()));
-        }
-        if let Ok(tuple) = object.cast::<PyTuple>() {
-            return Ok(Values::Tuple(tuple.clone()));
-        }
-        // Bytes are iterable too, as numbers, and never what was meant.
-        if object.is_instance_of::<PyBytes>() || object.is_instance_of::<PyString>() {
-            return Err(PyTypeError::new_err(format!(
-                "{name} must be a list of buffers, not {}",
-                object.get_type().name()?
-            )));
-        }
-        let values = object.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        Ok(Values::Tuple(PyTuple::new(object.py(), values)?))
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Values::List(list) => list.len(),
-            Values::Tuple(tuple) => tuple.len(),
-        }
-    }
-
-    fn get(&self, index: usize) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Values::List(list) => list.get_item(index),
-            Values::Tuple(tuple) => tuple.get_item(index),
-        }
-        .map_err(|_| PyValueError::new_err("the list became shorter while it was worked on"))
-    }
-
-    fn input(&self, index: usize, name: &str) -> PyResult<Input<'py>> {
-        let object = self.get(index)?;
-        // The name with its index is only made for an error.
-        Input::new(&object, name).or_else(|_| Input::new(&object, &format!("{name}[{index}]")))
-    }
-}
-
-/// The associated data of a batch.
-enum Each<'py> {
-    Same(AssociatedData<'py>),
-    Own(Values<'py>),
-}
-
-impl<'py> Each<'py> {
-    fn new(object: Option<&Bound<'py, PyAny>>, len: usize) -> PyResult<Self> {
-        if let Some(object) = object
-            && (object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>())
-        {
-            let values = Values::new(object, "associated_data")?;
-            if values.len() != len {
-                return Err(PyValueError::new_err(format!(
-                    "associated_data has {} items for {len} records: give one for all, or one each",
-                    values.len()
-                )));
-            }
-            return Ok(Each::Own(values));
-        }
-        Ok(Each::Same(AssociatedData::new(object)?))
-    }
-
-    fn own(&self, index: usize) -> PyResult<Option<Input<'py>>> {
-        match self {
-            Each::Same(_) => Ok(None),
-            Each::Own(values) => values.input(index, "associated_data").map(Some),
-        }
-    }
-
-    /// The associated data of one: its own, or the one for all.
-    fn of<'a>(&'a self, own: &'a Option<Input<'py>>) -> &'a [u8] {
-        match (self, own) {
-            (Each::Same(same), _) => same.as_slice(),
-            (Each::Own(_), Some(own)) => own.as_slice(),
-            (Each::Own(_), None) => &[],
-        }
-    }
-}
+/// The time that ends a block sooner, looked at after each `BLOCK_STEP` objects: on a virtual
+/// machine whose host took memory back, a page fault takes twenty times as long.
+const BLOCK_TIME: Duration = Duration::from_millis(1);
+const BLOCK_STEP: usize = 256;
 
 /// One value on its way.
 struct Entry<'py> {
@@ -168,8 +87,13 @@ impl<'a, 'py> Batch<'a, 'py> {
     ) -> PyResult<Vec<Entry<'py>>> {
         let mut block = Vec::with_capacity(BLOCK.min(self.count - start));
         let mut bytes = 0;
+        let begun = Instant::now();
         for index in start..self.count.min(start + BLOCK) {
-            if bytes >= BLOCK_BYTES {
+            if bytes >= BLOCK_BYTES
+                || (index > start
+                    && (index - start).is_multiple_of(BLOCK_STEP)
+                    && begun.elapsed() >= BLOCK_TIME)
+            {
                 break;
             }
             let input = self.values.input(index, self.name)?;

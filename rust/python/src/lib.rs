@@ -22,6 +22,7 @@ mod secure_buffer;
 mod secure_encryption;
 mod tally;
 mod tick;
+mod values;
 mod views;
 mod wrapped;
 

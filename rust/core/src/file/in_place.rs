@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use super::sys::{On, Side, write_at};
+use super::sys::{On, Side, Sync, Syncer, write_at};
 use crate::error::Result;
+use crate::parallel::Tick;
 use crate::params::{SLOT_EMPTY, SLOT_HEADER_LEN};
 
 /// The writes of a rewrap in place. Counts and lengths are never written.
@@ -43,6 +44,20 @@ impl InPlace {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// All steps of one file, a sync after each.
+    ///
+    /// # Errors
+    /// The system's error; what `tick` returns.
+    pub fn write(&self, file: impl AsFd, tick: Tick<'_>) -> Result<()> {
+        let syncer = Syncer::new()?;
+        for number in 0..STAGES {
+            if self.stage(number, &file)? {
+                syncer.sync(&file, Sync::One, 0, tick)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file opens with other keys afterwards.

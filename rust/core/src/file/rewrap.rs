@@ -9,10 +9,10 @@ use rustix::io::Errno;
 
 use super::copy::{Crew, PIECE, Ring, WIRE_PIECE, open_all, seal_piece};
 use super::found::Found;
-use super::in_place::{InPlace, STAGES};
+use super::in_place::InPlace;
 use super::place::Place;
 use super::source::{Source, open_message};
-use super::sys::{On, Side, Sync, lock_exclusive, sync};
+use super::sys::{On, Side, lock_exclusive};
 use super::target::{PRIVATE, Target, lock_shared};
 use super::{Count, create};
 use crate::envelope::{Header, KeySource, NewSlot};
@@ -42,7 +42,7 @@ pub trait RewrapKeys: KeySource + std::marker::Sync {
 pub enum Plan {
     /// Nothing.
     Current,
-    /// Change slots in place, in [`STAGES`] steps.
+    /// Change slots in place.
     InPlace(InPlace),
     /// Write these slots and the same chunks to a new file.
     Anew(Header),
@@ -373,11 +373,7 @@ pub fn rewrap(
     match locked.plan(keys, copy)? {
         Plan::Current => return Ok(false),
         Plan::InPlace(writes) => {
-            for number in 0..STAGES {
-                if writes.stage(number, locked.file())? {
-                    sync(locked.file(), Sync::One, 0, tick)?;
-                }
-            }
+            writes.write(locked.file(), tick)?;
             return Ok(writes.changes_key());
         }
         Plan::Anew(header) => locked.write_anew(place, &header, tick)?,

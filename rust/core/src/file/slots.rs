@@ -1,9 +1,8 @@
 //! Slots added to a file and taken away: FORMAT.md §4.3, *In place*, with the same order of writes.
 
-use super::in_place::{InPlace, STAGES};
+use super::in_place::InPlace;
 use super::place::Place;
 use super::rewrap::Locked;
-use super::sys::{Sync, sync};
 use crate::envelope::{self, KeySource, NewSlot};
 use crate::error::{Error, Result, hex};
 use crate::keys::{BoxLabel, KeyId};
@@ -66,7 +65,7 @@ pub fn add_slot(
             old: Vec::new(),
             remains: Vec::new(),
         };
-        write(&locked, &writes, tick)?;
+        writes.write(locked.file(), tick)?;
         return Ok(true);
     }
     let mut header = header.clone();
@@ -134,16 +133,7 @@ pub fn remove_slots(
             old: old.collect(),
             remains: Vec::new(),
         };
-        write(&locked, &writes, tick)?;
+        writes.write(locked.file(), tick)?;
     }
     Ok(meant.len())
-}
-
-fn write(locked: &Locked, writes: &InPlace, tick: Tick<'_>) -> Result<()> {
-    for number in 0..STAGES {
-        if writes.stage(number, locked.file())? {
-            sync(locked.file(), Sync::One, 0, tick)?;
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use rustix::fs;
@@ -129,17 +129,51 @@ pub enum Sync {
 /// # Errors
 /// The system's error; what `tick` returns.
 pub fn sync(fd: impl AsFd, what: Sync, done: u64, tick: Tick<'_>) -> Result<()> {
-    let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).on(Side::Target)?;
-    let (sender, answer) = mpsc::channel();
-    let wait = move |fd: OwnedFd| retry_on_intr(|| sync_now(&fd, what));
-    std::thread::Builder::new()
-        .name("strongroom-sync".into())
-        .spawn(move || {
-            // Nobody listens any more after an interruption.
-            let _ = sender.send(wait(fd));
-        })
-        .map_err(Error::Os)?;
-    await_answer(&answer, done, tick)
+    Syncer::new()?.sync(fd, what, done, tick)
+}
+
+/// The other thread, for several of them: to start one takes as long as a fast disk.
+pub struct Syncer {
+    ask: Sender<(OwnedFd, Sync)>,
+    answer: Receiver<rustix::io::Result<()>>,
+}
+
+impl Syncer {
+    /// Starts it; it ends with this value, or after the sync that nobody waits for any more.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn new() -> Result<Self> {
+        let (ask, asked) = mpsc::channel::<(OwnedFd, Sync)>();
+        let (sender, answer) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("strongroom-sync".into())
+            .spawn(move || {
+                while let Ok((fd, what)) = asked.recv() {
+                    let synced = retry_on_intr(|| sync_now(&fd, what));
+                    drop(fd);
+                    if sender.send(synced).is_err() {
+                        break;
+                    }
+                }
+            })
+            .map_err(Error::Os)?;
+        Ok(Self { ask, answer })
+    }
+
+    /// As [`sync`]. Nothing is asked again after an interruption: the answer would be to what was
+    /// asked before.
+    ///
+    /// # Errors
+    /// The system's error; what `tick` returns.
+    pub fn sync(&self, fd: impl AsFd, what: Sync, done: u64, tick: Tick<'_>) -> Result<()> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).on(Side::Target)?;
+        self.ask
+            .send((fd, what))
+            .map_err(|_| Errno::IO)
+            .on(Side::Target)?;
+        await_answer(&self.answer, done, tick)
+    }
 }
 
 /// Waits for what another thread sends, looking for signals.

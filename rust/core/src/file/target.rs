@@ -15,7 +15,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::flush::Flusher;
 use super::place::Place;
 use super::source::Source;
-use super::sys::{On, Side, Sync, Trouble, sync, write_at};
+use super::sys::{On, Side, Sync, Syncer, Trouble, write_at};
 use crate::error::{Error, Result, hex};
 use crate::parallel::Tick;
 use crate::random;
@@ -137,20 +137,21 @@ impl<D: AsFd> Target<D> {
     /// under the target's name before and was replaced.
     pub fn finish(mut self, overwrite: bool, done: u64, tick: Tick<'_>) -> Result<()> {
         self.end_flushing(done, tick)?;
-        sync(self.file(), Sync::One, done, tick)?;
+        let syncer = Syncer::new()?;
+        syncer.sync(self.file(), Sync::One, done, tick)?;
         self.publish(overwrite)?;
-        self.sync_name(done, tick).inspect_err(|_| {
+        self.sync_name(&syncer, done, tick).inspect_err(|_| {
             if !overwrite {
                 let _ = fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
             }
         })
     }
 
-    fn sync_name(&self, done: u64, tick: Tick<'_>) -> Result<()> {
-        match sync(&self.dir, Sync::One, done, tick) {
+    fn sync_name(&self, syncer: &Syncer, done: u64, tick: Tick<'_>) -> Result<()> {
+        match syncer.sync(&self.dir, Sync::One, done, tick) {
             // A directory that may be written and not be read was opened without reading.
             Err(error) if super::sys::errno(&error) == Some(Errno::BADF) => {
-                sync(self.file(), Sync::FileSystem, done, tick)
+                syncer.sync(self.file(), Sync::FileSystem, done, tick)
             }
             other => other,
         }
