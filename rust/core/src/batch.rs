@@ -1,6 +1,7 @@
 //! Many records at once: equal ones back to back in one buffer. Lists of records are made of the
 //! same calls by the extension, which has to make their objects anyway.
 
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::kc_xaes::BoxKey;
 use crate::keys::KeyId;
@@ -43,6 +44,7 @@ pub fn seal_run<'a>(
         debug_assert!(at < drawn);
         left -= 1;
         record::seal_with(
+            Engine::for_batch(item.input.len()),
             key,
             key_id,
             &nonces[at],

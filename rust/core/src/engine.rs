@@ -10,7 +10,7 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aws_lc_rs::aead as aws;
 
 use crate::error::{Error, Result};
-use crate::params::{GCM_NONCE_LEN, KEY_LEN, SMALL_RECORD_MAX, TAG_LEN};
+use crate::params::{GCM_NONCE_LEN, KEY_LEN, SMALL_BATCH_MAX, SMALL_RECORD_MAX, TAG_LEN};
 
 /// One AES-256-GCM implementation with a key set up.
 pub trait Aead {
@@ -53,6 +53,8 @@ pub struct Choice {
     pub engine: Engine,
     /// Records of fewer bytes go to [`Engine::AesGcm`].
     pub small_record_max: usize,
+    /// The same for records of a batch.
+    pub small_batch_max: usize,
     /// Forced by `STRONGROOM_ENGINE`.
     pub forced: bool,
 }
@@ -99,6 +101,17 @@ impl Engine {
             choice.engine
         }
     }
+
+    /// The same for one of a batch, where the stack is wiped once for many.
+    #[inline]
+    pub fn for_batch(len: usize) -> Self {
+        let choice = choice();
+        if len < choice.small_batch_max {
+            Engine::AesGcm
+        } else {
+            choice.engine
+        }
+    }
 }
 
 /// Reads `STRONGROOM_ENGINE`; to be called once at load so that a wrong value is an error there.
@@ -129,14 +142,16 @@ pub fn choice() -> &'static Choice {
             Some(engine) => Choice {
                 engine,
                 small_record_max: 0,
+                small_batch_max: 0,
                 forced: true,
             },
             // aws-lc is the faster one for streams wherever it was measured; for small records
             // the AES instructions make aes-gcm's cheaper key set-up win.
             None => Choice {
                 engine: Engine::AwsLc,
-                small_record_max: if has_aes_instructions() {
-                    SMALL_RECORD_MAX
+                small_record_max: if has("aes") { SMALL_RECORD_MAX } else { 0 },
+                small_batch_max: if has("aes") && has("vaes") && !has("avx512f") {
+                    SMALL_BATCH_MAX
                 } else {
                     0
                 },
@@ -172,10 +187,10 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
     }
 }
 
-fn has_aes_instructions() -> bool {
+fn has(feature: &str) -> bool {
     cpu_features()
-        .first()
-        .is_some_and(|(name, has)| *name == "aes" && *has)
+        .iter()
+        .any(|(name, has)| *name == feature && *has)
 }
 
 /// An AES-256-GCM key set up for one of the engines.

@@ -154,13 +154,15 @@ pub fn seal_unwiped(
     check_associated_data(associated_data)?;
     key.spend(1)?;
     let nonce = random::nonce24()?;
-    seal_with(key, key_id, &nonce, associated_data, plaintext, out);
+    let engine = Engine::for_record(plaintext.len());
+    seal_with(engine, key, key_id, &nonce, associated_data, plaintext, out);
     Ok(())
 }
 
 /// [`seal`] under a nonce from a batch's draw; limits were checked.
 #[inline]
 pub(crate) fn seal_with(
+    engine: Engine,
     key: &BoxKey,
     key_id: &KeyId,
     nonce: &[u8; BOX_NONCE_LEN],
@@ -173,7 +175,6 @@ pub(crate) fn seal_with(
     header[MAGIC.len()] = KIND_RECORD;
     header[PREAMBLE_LEN..].copy_from_slice(key_id);
     with_header(header, associated_data, |joined| {
-        let engine = Engine::for_record(plaintext.len());
         key.seal_box_with(engine, nonce, joined, plaintext, sealed);
     });
 }
@@ -185,11 +186,26 @@ pub(crate) fn seal_with(
 #[inline]
 pub fn open(key: &BoxKey, associated_data: &[u8], message: &[u8], out: &mut [u8]) -> Result<()> {
     wiped(out.len(), || {
-        open_in_batch(key, associated_data, message, out)
+        open_unwiped(key, associated_data, message, out)
     })
 }
 
-/// [`open`] inside of [`wiped`], or of a batch's one wiping at its end.
+/// [`open`] inside of [`wiped`], for a caller that has more to do in there.
+///
+/// # Errors
+/// As [`open`].
+#[inline]
+pub fn open_unwiped(
+    key: &BoxKey,
+    associated_data: &[u8],
+    message: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
+    let engine = Engine::for_record(out.len());
+    open_with(engine, key, associated_data, message, out)
+}
+
+/// [`open`] before a batch's one wiping at its end.
 ///
 /// # Errors
 /// As [`open`].
@@ -200,10 +216,22 @@ pub fn open_in_batch(
     message: &[u8],
     out: &mut [u8],
 ) -> Result<()> {
+    let engine = Engine::for_batch(out.len());
+    open_with(engine, key, associated_data, message, out)
+}
+
+#[inline]
+fn open_with(
+    engine: Engine,
+    key: &BoxKey,
+    associated_data: &[u8],
+    message: &[u8],
+    out: &mut [u8],
+) -> Result<()> {
     check_associated_data(associated_data)?;
     let (header, sealed) = message.split_at(RECORD_HEADER_LEN);
     with_header(header, associated_data, |joined| {
-        key.open_box(Engine::for_record(out.len()), joined, sealed, out)
+        key.open_box(engine, joined, sealed, out)
     })
 }
 

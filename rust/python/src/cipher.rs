@@ -104,7 +104,7 @@ pub fn open_record_into(
     out: &mut [u8],
 ) -> PyResult<()> {
     let open = |material: &Material, out: &mut [u8]| {
-        record::open_in_batch(
+        record::open_unwiped(
             material.box_key(BoxLabel::Record)?,
             associated_data,
             message,

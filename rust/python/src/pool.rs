@@ -67,6 +67,7 @@ fn engine_status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     status.set_item("engine", choice.engine.name())?;
     status.set_item("forced", choice.forced)?;
     status.set_item("small_record_max", choice.small_record_max)?;
+    status.set_item("small_batch_max", choice.small_batch_max)?;
     let features = PyDict::new(py);
     for (name, has) in engine::cpu_features() {
         features.set_item(name, has)?;
