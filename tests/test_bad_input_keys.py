@@ -160,7 +160,7 @@ def test_digests() -> None:
         assert _native.sha256(data) == hashlib.sha256(data).digest()
         assert _native.sha512(bytearray(data)) == hashlib.sha512(data).digest()
     with pytest.raises(TypeError):
-        _native.sha256("text")  # type: ignore[arg-type]
+        _native.sha256("text")  # type: ignore[arg-type]  # the wrong type is what is tried
 
 
 # --- F11: nothing repeats ------------------------------------------------------------------------

@@ -146,7 +146,8 @@ pub fn choice() -> &'static Choice {
                 forced: true,
             },
             // aws-lc is the faster one for streams wherever it was measured; for small records
-            // the AES instructions make aes-gcm's cheaper key set-up win.
+            // params.rs says where aes-gcm's cheaper key set-up wins, and that it needs AES
+            // instructions.
             None => Choice {
                 engine: Engine::AwsLc,
                 small_record_max: if has("aes") { SMALL_RECORD_MAX } else { 0 },
