@@ -3,13 +3,14 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::kc_xaes::BoxKey;
+use crate::kc_xaes::{BoxKey, Subkeys};
 use crate::keys::KeyId;
-use crate::parallel::{self, Tick};
-use crate::params::{BOX_NONCE_LEN, PARALLEL_MIN, RECORD_OVERHEAD};
+use crate::parallel::{self, Tick, next_units, of_units};
+use crate::params::{BOX_NONCE_LEN, RECORD_OVERHEAD};
+use crate::pieces::pieces;
 use crate::{random, record};
 
-/// Records to a piece of work: enough that one draw of nonces serves many.
+/// Records to a run: enough that one draw of nonces serves many.
 pub const PIECE_RECORDS: usize = 128;
 
 /// One record of a batch: plaintext or message, its associated data, and where the result goes.
@@ -22,36 +23,48 @@ pub struct Item<'a> {
     pub out: &'a mut [u8],
 }
 
-/// Seals a run of records under nonces of one draw. Lengths were checked.
+/// Records whose subkeys are made together when they are sealed: 256 B take 378 ns where they took 404.
+/// Opening gains nothing by it, it took longer.
+const TOGETHER: usize = 8;
+
+/// Seals a run of records. Lengths were checked.
 ///
 /// # Errors
 /// [`Error::Limit`] of the key, [`Error::Os`] without randomness.
 pub fn seal_run<'a>(
     key: &BoxKey,
     key_id: &KeyId,
-    items: impl ExactSizeIterator<Item = Item<'a>>,
+    mut items: impl ExactSizeIterator<Item = Item<'a>>,
 ) -> Result<()> {
-    let mut nonces = [[0; BOX_NONCE_LEN]; PIECE_RECORDS];
-    let mut drawn = 0;
-    let mut left = items.len();
-    for (number, item) in items.enumerate() {
-        let at = number % PIECE_RECORDS;
-        if at == 0 {
-            drawn = left.min(PIECE_RECORDS);
-            key.spend(drawn as u64)?;
-            random::nonces(&mut nonces[..drawn])?;
-        }
-        debug_assert!(at < drawn);
-        left -= 1;
+    let seal = |item: Item<'_>, nonce: &[u8; BOX_NONCE_LEN], subkeys: &Subkeys| {
+        let engine = Engine::for_batch(item.input.len());
+        let (input, out) = (item.input, item.out);
         record::seal_with(
-            Engine::for_batch(item.input.len()),
-            key,
+            engine,
+            subkeys,
             key_id,
-            &nonces[at],
+            nonce,
             item.associated_data,
-            item.input,
-            item.out,
+            input,
+            out,
         );
+    };
+    let mut nonces = [[0; BOX_NONCE_LEN]; PIECE_RECORDS];
+    while items.len() > 0 {
+        let drawn = items.len().min(PIECE_RECORDS);
+        key.spend(drawn as u64)?;
+        random::nonces(&mut nonces[..drawn])?;
+        let (groups, rest) = nonces[..drawn].as_chunks::<TOGETHER>();
+        for group in groups {
+            let subkeys = key.subkeys(group.each_ref());
+            for ((nonce, subkeys), item) in group.iter().zip(&subkeys).zip(&mut items) {
+                seal(item, nonce, subkeys);
+            }
+        }
+        for (nonce, item) in rest.iter().zip(&mut items) {
+            let [subkeys] = key.subkeys([nonce]);
+            seal(item, nonce, &subkeys);
+        }
     }
     Ok(())
 }
@@ -83,12 +96,16 @@ pub fn seal_packed(
     record::check_plaintext_len(size)?;
     record::check_associated_data(associated_data)?;
     let each = size + RECORD_OVERHEAD;
-    let pieces = plaintext
-        .chunks(size * piece_records(size))
-        .zip(out.chunks_mut(each * piece_records(size)));
+    let workers = parallel::workers_for(plaintext.len(), None)?;
+    let records = plaintext.len() / size;
+    let mut room = out;
+    let pieces = pieces(records, each, piece_records(size), workers).map(|piece| {
+        let out = next_units(&mut room, piece.len(), each);
+        (of_units(plaintext, &piece, size), out)
+    });
     parallel::for_each(
         pieces,
-        workers(plaintext.len()),
+        Some(workers),
         |(plaintext, out)| {
             let items = plaintext
                 .chunks_exact(size)
@@ -105,36 +122,50 @@ pub fn seal_packed(
     )
 }
 
-/// Opens records of `size` plaintext bytes each, back to back; their structure was checked.
+/// Opens records of `size` plaintext bytes each, back to back. `check` is given each and its index
+/// before it is opened, and looks at its structure.
 ///
 /// # Errors
-/// [`Error::Decryption`] with the index of a bad record (the lowest of those that were seen);
-/// `out` is zeros then. What `tick` returns.
+/// [`Error::Decryption`] with the index of a bad record, and what `check` returns, of the lowest
+/// records that were seen; `out` is zeros then. What `tick` returns.
 pub fn open_packed(
     key: &BoxKey,
     size: usize,
     associated_data: &[u8],
     messages: &[u8],
+    check: impl Fn(usize, &[u8]) -> Result<()> + Sync,
     out: &mut [u8],
     tick: Tick<'_>,
 ) -> Result<()> {
     record::check_associated_data(associated_data)?;
     let each = size + RECORD_OVERHEAD;
-    let records = piece_records(size);
-    let pieces = messages
-        .chunks(each * records)
-        .zip(out.chunks_mut(size * records))
-        .enumerate();
+    let records = messages.len() / each;
+    let workers = parallel::workers_for(records * size, None)?;
+    let mut room = &mut out[..];
+    let pieces = pieces(records, size, piece_records(size), workers).map(|piece| {
+        let out = next_units(&mut room, piece.len(), size);
+        (piece.start, of_units(messages, &piece, each), out)
+    });
     let opened = parallel::for_each(
         pieces,
-        workers(out_len(messages.len(), each, size)),
-        |(piece, (messages, out))| {
-            let pairs = messages.chunks_exact(each).zip(out.chunks_exact_mut(size));
-            for (number, (message, out)) in pairs.enumerate() {
-                record::open_in_batch(key, associated_data, message, out)
-                    .map_err(|error| at_index(error, piece * records + number))?;
+        Some(workers),
+        |(first, messages, out)| {
+            let opened = out.len() as u64;
+            let runs = messages
+                .chunks(each * PIECE_RECORDS)
+                .zip(out.chunks_mut(size * PIECE_RECORDS));
+            for (run, (messages, out)) in runs.enumerate() {
+                let first = first + run * PIECE_RECORDS;
+                for (number, message) in messages.chunks_exact(each).enumerate() {
+                    check(first + number, message)?;
+                }
+                let pairs = messages.chunks_exact(each).zip(out.chunks_exact_mut(size));
+                for (number, (message, out)) in pairs.enumerate() {
+                    record::open_in_batch(key, associated_data, message, out)
+                        .map_err(|error| at_index(error, first + number))?;
+                }
             }
-            Ok(out.len() as u64)
+            Ok(opened)
         },
         tick,
     );
@@ -152,15 +183,7 @@ pub fn at_index(error: Error, index: usize) -> Error {
     }
 }
 
-fn out_len(messages: usize, each: usize, size: usize) -> usize {
-    messages / each * size
-}
-
 /// Records to a piece: about 64 KiB, and at least one.
 fn piece_records(size: usize) -> usize {
     (crate::params::PIECE_LEN / (size + RECORD_OVERHEAD)).max(1)
-}
-
-fn workers(len: usize) -> Option<usize> {
-    if len < PARALLEL_MIN { Some(1) } else { None }
 }

@@ -75,21 +75,20 @@ impl BoxKey {
         Ok(())
     }
 
-    /// The GCM key Kx and the commitment for one nonce.
+    /// What each nonce makes of this key. Those of several nonces take less time together, since
+    /// none waits for another.
     #[inline]
-    fn subkeys(
+    pub(crate) fn subkeys<const N: usize>(
         &self,
-        nonce: &[u8; BOX_NONCE_LEN],
-    ) -> (Zeroizing<[u8; KEY_LEN]>, [u8; COMMITMENT_LEN]) {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        let mut commitment = [0; COMMITMENT_LEN];
-        self.aes.encrypt_with_backend(Subkeys {
+        nonces: [&[u8; BOX_NONCE_LEN]; N],
+    ) -> [Subkeys; N] {
+        let mut made = std::array::from_fn(|_| Subkeys::zero());
+        self.aes.encrypt_with_backend(Derivation {
             k1: &self.k1,
-            nonce,
-            key: &mut key,
-            commitment: &mut commitment,
+            nonces,
+            made: &mut made,
         });
-        (key, commitment)
+        made
     }
 
     /// Encrypts: `out` becomes ciphertext, tag and commitment, 48 bytes more than `plaintext`.
@@ -102,12 +101,8 @@ impl BoxKey {
         plaintext: &[u8],
         out: &mut [u8],
     ) {
-        let (key, commitment) = self.subkeys(nonce);
-        let (ciphertext, rest) = out.split_at_mut(plaintext.len());
-        let (_, gcm_nonce) = split_nonce(nonce);
-        let tag = GcmKey::new(engine, &key).seal(gcm_nonce, associated_data, plaintext, ciphertext);
-        rest[..TAG_LEN].copy_from_slice(&tag);
-        rest[TAG_LEN..].copy_from_slice(&commitment);
+        let [subkeys] = self.subkeys([nonce]);
+        subkeys.seal(engine, nonce, associated_data, plaintext, out);
     }
 
     /// Decrypts what [`BoxKey::seal`] made into `out`, 48 bytes shorter.
@@ -123,18 +118,8 @@ impl BoxKey {
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<()> {
-        let (ciphertext, rest) = sealed.split_at(out.len());
-        let (tag, claimed) = rest
-            .split_first_chunk::<TAG_LEN>()
-            .ok_or(Error::DECRYPTION)?;
-        let (key, commitment) = self.subkeys(nonce);
-        // First, and in constant time: a ciphertext that opens under two keys ends here.
-        if !same_commitment(&commitment, claimed) {
-            out.fill(0);
-            return Err(Error::DECRYPTION);
-        }
-        let (_, gcm_nonce) = split_nonce(nonce);
-        GcmKey::new(engine, &key).open(gcm_nonce, associated_data, ciphertext, tag, out)
+        let [subkeys] = self.subkeys([nonce]);
+        subkeys.open(engine, nonce, associated_data, sealed, out)
     }
 
     /// `box(K, plaintext, associated_data)` with a fresh random nonce; `out` is 72 bytes longer.
@@ -150,23 +135,9 @@ impl BoxKey {
     ) -> Result<()> {
         self.spend(1)?;
         let nonce = random::nonce24()?;
-        self.seal_box_with(engine, &nonce, associated_data, plaintext, out);
+        let [subkeys] = self.subkeys([&nonce]);
+        subkeys.seal_box(engine, &nonce, associated_data, plaintext, out);
         Ok(())
-    }
-
-    /// [`BoxKey::seal_box`] under a nonce drawn by the caller, for a batch.
-    #[inline]
-    pub(crate) fn seal_box_with(
-        &self,
-        engine: Engine,
-        nonce: &[u8; BOX_NONCE_LEN],
-        associated_data: &[u8],
-        plaintext: &[u8],
-        out: &mut [u8],
-    ) {
-        let (head, rest) = out.split_at_mut(BOX_NONCE_LEN);
-        head.copy_from_slice(nonce);
-        self.seal(engine, nonce, associated_data, plaintext, rest);
     }
 
     /// Opens a box into `out`, 72 bytes shorter.
@@ -190,48 +161,117 @@ impl BoxKey {
     }
 }
 
-/// The five calls, for the `aes` crate to run in one function of the processor's best instructions:
-/// a call of its own for each would set that up again, and its code for many blocks copies all round
-/// keys first.
-struct Subkeys<'a> {
-    k1: &'a Block,
-    nonce: &'a [u8; BOX_NONCE_LEN],
-    key: &'a mut [u8; KEY_LEN],
-    commitment: &'a mut [u8; COMMITMENT_LEN],
+/// What one nonce makes of a key: the key of its one GCM message, Kx, and the commitment.
+pub(crate) struct Subkeys {
+    key: Zeroizing<[u8; KEY_LEN]>,
+    commitment: [u8; COMMITMENT_LEN],
 }
 
-impl BlockSizeUser for Subkeys<'_> {
+impl Subkeys {
+    fn zero() -> Self {
+        Self {
+            key: Zeroizing::new([0; KEY_LEN]),
+            commitment: [0; COMMITMENT_LEN],
+        }
+    }
+
+    /// [`BoxKey::seal`] under the nonce that made these.
+    #[inline]
+    fn seal(
+        &self,
+        engine: Engine,
+        nonce: &[u8; BOX_NONCE_LEN],
+        associated_data: &[u8],
+        plaintext: &[u8],
+        out: &mut [u8],
+    ) {
+        let (ciphertext, rest) = out.split_at_mut(plaintext.len());
+        let (_, gcm_nonce) = split_nonce(nonce);
+        let gcm = GcmKey::new(engine, &self.key);
+        let tag = gcm.seal(gcm_nonce, associated_data, plaintext, ciphertext);
+        rest[..TAG_LEN].copy_from_slice(&tag);
+        rest[TAG_LEN..].copy_from_slice(&self.commitment);
+    }
+
+    /// [`BoxKey::open`] under the nonce that made these.
+    ///
+    /// # Errors
+    /// [`Error::Decryption`]; `out` is zeros then.
+    #[inline]
+    fn open(
+        &self,
+        engine: Engine,
+        nonce: &[u8; BOX_NONCE_LEN],
+        associated_data: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let (ciphertext, rest) = sealed.split_at(out.len());
+        let (tag, claimed) = rest
+            .split_first_chunk::<TAG_LEN>()
+            .ok_or(Error::DECRYPTION)?;
+        // First, and in constant time: a ciphertext that opens under two keys ends here.
+        if !same_commitment(&self.commitment, claimed) {
+            out.fill(0);
+            return Err(Error::DECRYPTION);
+        }
+        let (_, gcm_nonce) = split_nonce(nonce);
+        GcmKey::new(engine, &self.key).open(gcm_nonce, associated_data, ciphertext, tag, out)
+    }
+
+    /// The box under the nonce that made these; `out` is 72 bytes longer.
+    #[inline]
+    pub(crate) fn seal_box(
+        &self,
+        engine: Engine,
+        nonce: &[u8; BOX_NONCE_LEN],
+        associated_data: &[u8],
+        plaintext: &[u8],
+        out: &mut [u8],
+    ) {
+        let (head, rest) = out.split_at_mut(BOX_NONCE_LEN);
+        head.copy_from_slice(nonce);
+        self.seal(engine, nonce, associated_data, plaintext, rest);
+    }
+}
+
+/// The five calls of each nonce, for the `aes` crate to run in one function of the processor's best
+/// instructions: a call of its own for each would set that up again, and its code for many blocks
+/// copies all round keys first.
+struct Derivation<'a, const N: usize> {
+    k1: &'a Block,
+    nonces: [&'a [u8; BOX_NONCE_LEN]; N],
+    made: &'a mut [Subkeys; N],
+}
+
+impl<const N: usize> BlockSizeUser for Derivation<'_, N> {
     type BlockSize = aes::cipher::consts::U16;
 }
 
-impl BlockCipherEncClosure for Subkeys<'_> {
+impl<const N: usize> BlockCipherEncClosure for Derivation<'_, N> {
     #[inline(always)]
     fn call<B: BlockCipherEncBackend<BlockSize = Self::BlockSize>>(self, backend: &B) {
-        let encrypt = |input: &Block, out: &mut [u8; BLOCK_LEN]| {
+        let encrypt = |input: &Block, out: &mut [u8]| {
+            let out: &mut Block = out.try_into().expect("a block's length");
             backend.encrypt_block((<&aes::Block>::from(input), out.into()).into());
         };
-        let (deriving, gcm_nonce) = split_nonce(self.nonce);
-        let (low, high) = self.key.split_at_mut(BLOCK_LEN);
-        let halves = [low, high].map(|half| half.first_chunk_mut().expect("32 is 16 and 16"));
-        let [low, high] = halves;
-        let mut x = [0; BLOCK_LEN];
-        // None waits for another: the processor works on all three at once, then on the last two.
-        encrypt(
-            &xor(&join([0x00, 0x01, b'X', 0x00], deriving), self.k1),
-            low,
-        );
-        encrypt(
-            &xor(&join([0x00, 0x02, b'X', 0x00], deriving), self.k1),
-            high,
-        );
-        encrypt(&join(*b"XCMT", deriving), &mut x);
-
-        let x = xor(&x, self.k1);
-        let (low, high) = self.commitment.split_at_mut(BLOCK_LEN);
-        let halves = [low, high].map(|half| half.first_chunk_mut().expect("32 is 16 and 16"));
-        let [low, high] = halves;
-        encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x01])), low);
-        encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x02])), high);
+        let k1 = self.k1;
+        let mut x = [[0; BLOCK_LEN]; N];
+        // None waits for another: the processor works on several at once, then on the last two of each.
+        for ((nonce, made), x) in self.nonces.iter().zip(&mut *self.made).zip(&mut x) {
+            let (deriving, _) = split_nonce(nonce);
+            let (low, high) = made.key.split_at_mut(BLOCK_LEN);
+            encrypt(&xor(&join([0x00, 0x01, b'X', 0x00], deriving), k1), low);
+            encrypt(&xor(&join([0x00, 0x02, b'X', 0x00], deriving), k1), high);
+            encrypt(&join(*b"XCMT", deriving), x);
+        }
+        for ((nonce, made), x) in self.nonces.iter().zip(self.made).zip(&x) {
+            let (_, gcm_nonce) = split_nonce(nonce);
+            let x = xor(x, k1);
+            let (low, high) = made.commitment.split_at_mut(BLOCK_LEN);
+            encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x01])), low);
+            encrypt(&xor(&x, &append(gcm_nonce, [0x00, 0x01, 0x00, 0x02])), high);
+        }
     }
 }
 

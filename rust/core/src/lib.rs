@@ -17,6 +17,7 @@ pub mod keys;
 mod opening;
 pub mod parallel;
 pub mod params;
+mod pieces;
 pub mod random;
 mod random_access;
 pub mod record;

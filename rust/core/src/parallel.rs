@@ -1,10 +1,12 @@
 //! Work on many pieces at once: the library's own pool, with the caller as one of its workers.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
-use crate::params::{CHUNK_LEN, PARALLEL_MIN, PIECE_CHUNKS, PIECE_LEN, WIRE_CHUNK_LEN};
+use crate::params::{CHUNK_LEN, PARALLEL_MIN, PIECE_CHUNKS, WIRE_CHUNK_LEN};
+use crate::pieces::pieces;
 use crate::secret::{ForkLocal, scrubbed};
 use crate::stream::StreamKey;
 
@@ -236,22 +238,19 @@ pub fn seal_message(
         Some(out.len() as u64),
         crate::stream::sealed_len(plaintext.len() as u64)
     );
-    let pieces = out
-        .chunks_mut(PIECE_CHUNKS * WIRE_CHUNK_LEN)
-        .enumerate()
-        .map(|(number, out)| {
-            let start = number * PIECE_LEN;
-            (
-                number,
-                &plaintext[start..plaintext.len().min(start + PIECE_LEN)],
-                out,
-            )
-        });
+    let workers = workers_for(plaintext.len(), workers)?;
+    let chunks = out.len().div_ceil(WIRE_CHUNK_LEN);
+    let mut room = out;
+    let pieces = pieces(chunks, WIRE_CHUNK_LEN, PIECE_CHUNKS, workers).map(|piece| {
+        let plaintext = of_units(plaintext, &piece, CHUNK_LEN);
+        let out = next_units(&mut room, piece.len(), WIRE_CHUNK_LEN);
+        (piece.start as u64, plaintext, out)
+    });
     for_each(
         pieces,
-        limit(plaintext.len(), workers),
-        |(number, plaintext, out)| {
-            key.seal_run((number * PIECE_CHUNKS) as u64, plaintext, out)?;
+        Some(workers),
+        |(first, plaintext, out)| {
+            key.seal_run(first, plaintext, out)?;
             Ok(plaintext.len() as u64)
         },
         tick,
@@ -273,23 +272,20 @@ pub fn open_message(
         out.len() as u64,
         crate::stream::plaintext_len(sealed.len() as u64)?
     );
+    let workers = workers_for(sealed.len(), workers)?;
     // The last chunk may be empty: pieces are counted in sealed bytes.
+    let chunks = sealed.len().div_ceil(WIRE_CHUNK_LEN);
     let mut room = &mut out[..];
-    let pieces = sealed
-        .chunks(PIECE_CHUNKS * WIRE_CHUNK_LEN)
-        .enumerate()
-        .map(|(number, sealed)| {
-            let len = (sealed.len() / WIRE_CHUNK_LEN * CHUNK_LEN)
-                + (sealed.len() % WIRE_CHUNK_LEN).saturating_sub(crate::params::TAG_LEN);
-            let (out, rest) = std::mem::take(&mut room).split_at_mut(len);
-            room = rest;
-            (number, sealed, out)
-        });
+    let pieces = pieces(chunks, CHUNK_LEN, PIECE_CHUNKS, workers).map(|piece| {
+        let sealed = of_units(sealed, &piece, WIRE_CHUNK_LEN);
+        let out = next_units(&mut room, piece.len(), CHUNK_LEN);
+        (piece.start as u64, sealed, out)
+    });
     let opened = for_each(
         pieces,
-        limit(sealed.len(), workers),
-        |(number, sealed, out)| {
-            key.open_run((number * PIECE_CHUNKS) as u64, sealed, out)?;
+        Some(workers),
+        |(first, sealed, out)| {
+            key.open_run(first, sealed, out)?;
             Ok(out.len() as u64)
         },
         tick,
@@ -300,6 +296,32 @@ pub fn open_message(
     opened
 }
 
-fn limit(len: usize, workers: Option<usize>) -> Option<usize> {
-    if len < PARALLEL_MIN { Some(1) } else { workers }
+/// How many threads share work on `len` bytes, of which at most `wanted` (None: all) may.
+///
+/// # Errors
+/// That the pool could not be made.
+pub fn workers_for(len: usize, wanted: Option<usize>) -> Result<usize> {
+    if len < PARALLEL_MIN {
+        return Ok(1);
+    }
+    let threads = pool()?.threads;
+    Ok(wanted.map_or(threads, |wanted| wanted.clamp(1, threads)))
+}
+
+/// The bytes of some units of `data`, of which the last one may be shorter than the others.
+pub(crate) fn of_units<'a>(data: &'a [u8], units: &Range<usize>, unit_len: usize) -> &'a [u8] {
+    let at = |unit: usize| data.len().min(unit * unit_len);
+    &data[at(units.start)..at(units.end)]
+}
+
+/// The next `units` units, taken away from `room`.
+pub(crate) fn next_units<'a>(
+    room: &mut &'a mut [u8],
+    units: usize,
+    unit_len: usize,
+) -> &'a mut [u8] {
+    let len = room.len().min(units * unit_len);
+    let (taken, rest) = std::mem::take(room).split_at_mut(len);
+    *room = rest;
+    taken
 }

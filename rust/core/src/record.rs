@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, hex};
-use crate::kc_xaes::BoxKey;
+use crate::kc_xaes::{BoxKey, Subkeys};
 use crate::keys::KeyId;
 use crate::params::{
     ASSOCIATED_DATA_MAX, BOX_NONCE_LEN, KEY_ID_LEN, KIND_RECORD, MAGIC, PREAMBLE_LEN,
@@ -155,15 +155,25 @@ pub fn seal_unwiped(
     key.spend(1)?;
     let nonce = random::nonce24()?;
     let engine = Engine::for_record(plaintext.len());
-    seal_with(engine, key, key_id, &nonce, associated_data, plaintext, out);
+    let [subkeys] = key.subkeys([&nonce]);
+    let subkeys = &subkeys;
+    seal_with(
+        engine,
+        subkeys,
+        key_id,
+        &nonce,
+        associated_data,
+        plaintext,
+        out,
+    );
     Ok(())
 }
 
-/// [`seal`] under a nonce from a batch's draw; limits were checked.
+/// [`seal`] with the subkeys of a nonce that was drawn; limits were checked.
 #[inline]
 pub(crate) fn seal_with(
     engine: Engine,
-    key: &BoxKey,
+    subkeys: &Subkeys,
     key_id: &KeyId,
     nonce: &[u8; BOX_NONCE_LEN],
     associated_data: &[u8],
@@ -175,7 +185,7 @@ pub(crate) fn seal_with(
     header[MAGIC.len()] = KIND_RECORD;
     header[PREAMBLE_LEN..].copy_from_slice(key_id);
     with_header(header, associated_data, |joined| {
-        key.seal_box_with(engine, nonce, joined, plaintext, sealed);
+        subkeys.seal_box(engine, nonce, joined, plaintext, sealed);
     });
 }
 

@@ -1,9 +1,11 @@
 //! Equal records back to back in one buffer.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use strongroom_core::keys::{BoxLabel, KeyHandle};
+use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId};
 use strongroom_core::params::RECORD_OVERHEAD;
 use strongroom_core::{Error, batch, parallel, record};
 
@@ -57,7 +59,14 @@ pub fn encrypt_packed<'py>(
         });
         sealed.map_err(|error| ticker.into_py_err(py, error))
     });
-    note(py, Operation::Encrypt, key, data.len(), size, &sealed);
+    note(
+        py,
+        Operation::Encrypt,
+        Some(key.id()),
+        data.len(),
+        size,
+        &sealed,
+    );
     sealed
 }
 
@@ -85,27 +94,35 @@ pub fn decrypt_packed<'py>(
         .or_raise(py);
     }
     let material = key.material().or_raise(py)?;
-    let bad = detached_above(py, data.len(), || {
-        let mut messages = data.chunks_exact(each).enumerate();
-        messages.find_map(|(index, message)| check(message).err().map(|error| (index, error)))
-    });
-    if let Some((index, error)) = bad {
-        let error = locate(py, crate::errors::to_py(py, error), index);
-        let named = tally::named(&data[index * each..]);
-        tally::refused(py, Operation::Decrypt, named, size, &error);
-        return Err(error);
-    }
     let len = data.len() / each * size;
+    let first_bad = AtomicUsize::new(usize::MAX);
+    let check = |index: usize, message: &[u8]| {
+        check(message).inspect_err(|_| {
+            first_bad.fetch_min(index, Ordering::Relaxed);
+        })
+    };
+    let mut named = Some(key.id());
     let opened = new_bytes(py, len, |out| {
         let mut ticker = Ticker::new();
         let opened = detached_above(py, data.len(), || {
             let box_key = material.box_key(BoxLabel::Record)?;
             let tick: parallel::Tick<'_> = &mut |done| ticker.tick(done);
-            batch::open_packed(box_key, size, associated_data, data, out, tick)
+            batch::open_packed(box_key, size, associated_data, data, check, out, tick)
         });
-        opened.map_err(|error| ticker.into_py_err(py, error))
+        opened.map_err(|error| {
+            let index = first_bad.load(Ordering::Relaxed);
+            match (&error, data.chunks_exact(each).nth(index)) {
+                (Error::Decryption { .. } | Error::Interrupted, _) | (_, None) => {
+                    ticker.into_py_err(py, error)
+                }
+                (_, Some(message)) => {
+                    named = tally::named(message);
+                    locate(py, crate::errors::to_py(py, error), index)
+                }
+            }
+        })
     });
-    note(py, Operation::Decrypt, key, len, size, &opened);
+    note(py, Operation::Decrypt, named, len, size, &opened);
     opened
 }
 
@@ -113,7 +130,7 @@ pub fn decrypt_packed<'py>(
 fn note<T>(
     py: Python<'_>,
     operation: Operation,
-    key: &KeyHandle,
+    key: Option<KeyId>,
     bytes: usize,
     size: usize,
     result: &PyResult<T>,
@@ -124,13 +141,6 @@ fn note<T>(
             None => (bytes / size, bytes),
             Some(_) => (1, size),
         };
-        tally::note_enabled(
-            py,
-            operation,
-            Some(key.id()),
-            messages as u64,
-            bytes as u64,
-            error,
-        );
+        tally::note_enabled(py, operation, key, messages as u64, bytes as u64, error);
     }
 }
