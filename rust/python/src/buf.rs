@@ -9,6 +9,7 @@ pub mod exit;
 pub mod export;
 #[cfg(strongroom_asan)]
 pub mod planted;
+pub mod prefetch;
 
 use std::ops::Range;
 
@@ -27,9 +28,17 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Bytes lent by a Python object for the time of a call.
 pub enum Input<'py> {
     /// The common case, without the cost of the buffer protocol.
-    Bytes(Bound<'py, PyBytes>),
+    Bytes(Lent<'py>),
     /// Any other C-contiguous buffer.
     Buffer(PyUntypedBuffer),
+}
+
+/// A `bytes` object and where its bytes are: it is asked once, since in a long list it is in no cache
+/// any more the next time.
+pub struct Lent<'py> {
+    _object: Bound<'py, PyBytes>,
+    start: *const u8,
+    len: usize,
 }
 
 impl<'py> Input<'py> {
@@ -37,7 +46,14 @@ impl<'py> Input<'py> {
     #[inline]
     pub fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
         match object.cast_exact::<PyBytes>() {
-            Ok(bytes) => Ok(Input::Bytes(bytes.clone())),
+            Ok(bytes) => {
+                let memory = bytes.as_bytes();
+                Ok(Input::Bytes(Lent {
+                    start: memory.as_ptr(),
+                    len: memory.len(),
+                    _object: bytes.clone(),
+                }))
+            }
             Err(_) => buffer(object, name).map(Input::Buffer),
         }
     }
@@ -46,7 +62,9 @@ impl<'py> Input<'py> {
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match self {
-            Input::Bytes(bytes) => bytes.as_bytes(),
+            // SAFETY: `as_bytes` of the object gave these; it never changes or moves, and `self`
+            // keeps it alive.
+            Input::Bytes(lent) => unsafe { std::slice::from_raw_parts(lent.start, lent.len) },
             Input::Buffer(buffer) => {
                 let len = buffer.len_bytes();
                 if len == 0 {
@@ -167,6 +185,7 @@ pub fn new_bytes<'py>(
 /// A `bytes` object that nobody but us has a reference to yet.
 pub struct UnfilledBytes<'py> {
     object: Bound<'py, PyBytes>,
+    start: *mut u8,
     len: usize,
 }
 
@@ -177,12 +196,15 @@ impl<'py> UnfilledBytes<'py> {
         let signed = ffi::Py_ssize_t::try_from(len)
             .map_err(|_| pyo3::exceptions::PyOverflowError::new_err("output too long"))?;
         // SAFETY: a null pointer asks for an uninitialised object of that length; the result is a
-        // new reference or null with an exception set, as `from_owned_ptr_or_err` expects.
-        let object = unsafe {
+        // new reference or null with an exception set, as `from_owned_ptr_or_err` expects, and the
+        // second call takes any `bytes`.
+        let (object, start) = unsafe {
             let pointer = ffi::PyBytes_FromStringAndSize(std::ptr::null(), signed);
-            Bound::from_owned_ptr_or_err(py, pointer)?.cast_into_unchecked::<PyBytes>()
+            let object =
+                Bound::from_owned_ptr_or_err(py, pointer)?.cast_into_unchecked::<PyBytes>();
+            (object, ffi::PyBytes_AsString(pointer).cast::<u8>())
         };
-        let mut made = Self { object, len };
+        let mut made = Self { object, start, len };
         if len >= HUGE_MIN {
             advise_huge_pages(made.as_mut_slice());
         }
@@ -193,13 +215,10 @@ impl<'py> UnfilledBytes<'py> {
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: the object is new and `self` has the only reference to it, so nobody reads or
-        // writes it; it has `len` bytes. They come from malloc, so they have some value as far as
-        // the compiler can know; nobody reads them before they are written. (An empty one is the
-        // interpreter's shared singleton, of which this takes no byte.)
-        unsafe {
-            let pointer = ffi::PyBytes_AsString(self.object.as_ptr()).cast::<u8>();
-            std::slice::from_raw_parts_mut(pointer, self.len)
-        }
+        // writes it; it has `len` bytes at `start`. They come from malloc, so they have some value
+        // as far as the compiler can know; nobody reads them before they are written. (An empty
+        // one is the interpreter's shared singleton, of which this takes no byte.)
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
     /// The object, filled.

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::buf::Input;
+use crate::buf::prefetch::{prefetch_list_item, prefetch_tuple_item};
 use crate::cipher::AssociatedData;
 
 /// The values of a batch.
@@ -47,6 +48,14 @@ impl<'py> Values<'py> {
             Values::Tuple(tuple) => tuple.get_item(index),
         }
         .map_err(|_| PyValueError::new_err("the list became shorter while it was worked on"))
+    }
+
+    /// Has the processor fetch the object at `index`, if there is one, for a later [`Values::get`].
+    pub fn prefetch(&self, index: usize) {
+        match self {
+            Values::List(list) => prefetch_list_item(list, index),
+            Values::Tuple(tuple) => prefetch_tuple_item(tuple, index),
+        }
     }
 
     /// The value at `index`, borrowed; `name` is the argument's, for the error.
