@@ -357,8 +357,9 @@ impl Log {
         let written = match retry(|| file.write(&lines)) {
             // Less than all is a disk that is full, as an error would be.
             Ok(len) if len < lines.len() => Err(io::Error::from(io::ErrorKind::StorageFull)),
-            Ok(_) if durability == Durability::Kernel => Ok(()),
-            Ok(_) => file.sync_data(),
+            Ok(_) if durability == Durability::Disk => file.sync_data(),
+            // A checkpoint syncs the file before it covers what is in it.
+            Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
         if let Err(error) = written {
@@ -390,11 +391,10 @@ impl Log {
         self.covered_at = Instant::now();
         self.fresh = Some(note);
         // A cache: without it the next writer reads the file from its beginning.
-        let _ = paths::replace(
+        let _ = paths::overwrite(
             &beside(&self.path, ".state"),
             at.to_text().as_bytes(),
             0o644,
-            false,
         );
         Ok(())
     }
@@ -432,12 +432,7 @@ impl Log {
         let id = file_id(&file, &self.path)?;
         let state = at.to_text();
         self.open = Some(Open { file, id, at });
-        let _ = paths::replace(
-            &beside(&self.path, ".state"),
-            state.as_bytes(),
-            0o644,
-            false,
-        );
+        let _ = paths::overwrite(&beside(&self.path, ".state"), state.as_bytes(), 0o644);
         self.unsaid
             .push(self.events.rotated.filled(&Values::of_now()));
         Ok(())

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::{Error, Result};
 
@@ -82,6 +84,22 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result
         sync_folder(path)?;
     }
     Ok(())
+}
+
+/// Writes over a file whose content is proved each time that it is read: a crash may leave neither the
+/// old one nor the new one. (A new file under its name would be safer and costs 0.2 ms: ext4 writes
+/// it out before the rename.)
+pub fn overwrite(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(mode)
+        // What somebody put in its place is not followed, and a pipe not waited for.
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+        .open(path)?;
+    file.write_all_at(content, 0)?;
+    file.set_len(content.len() as u64)
 }
 
 /// Reads a small file; None if there is none.
