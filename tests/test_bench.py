@@ -277,6 +277,17 @@ def test_a_readme_without_its_place_is_left_alone(shape: str) -> None:
         readme.refresh(shape.format(readme.BEGIN, readme.END), {})
 
 
+def test_files_have_all_their_rounds_under_the_default_engine() -> None:
+    scale = runner.FULL
+    rounds = {
+        (job.name, job.engine): job.arguments["pace"]["rounds_min"]
+        for job in runner.plan(scale, "f")
+        if job.name in ("files", "tree")
+    }
+    for name in ("files", "tree"):
+        assert rounds[name, runner.DEFAULT] == scale.file_rounds_min > rounds[name, "aes-gcm"]
+
+
 def test_other_parts_add_jobs_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     part = ModuleType("part")
     job = runner.Job("part", runner.DEFAULT, "part", "work", {})

@@ -83,8 +83,8 @@ FULL: Final = Scale(
     memory=(GIB, 8 * GIB),
     slice_seconds=0.01,
     budget_seconds=3.0,
-    file_budget_seconds=30.0,
-    file_rounds_min=4,
+    file_budget_seconds=20.0,
+    file_rounds_min=3,
     rounds_min=7,
     rounds_max=41,
     starts=25,
@@ -131,7 +131,12 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             "rounds_max": scale.rounds_max,
         }
         if not first:
-            files_pace |= {"budget_seconds": scale.file_budget_seconds / 3, "rounds_min": 2}
+            # A new one: the jobs before keep theirs.
+            files_pace = {
+                **files_pace,
+                "budget_seconds": scale.file_budget_seconds / 3,
+                "rounds_min": 2,
+            }
         for size in scale.sizes:
             if engine == "aws-lc" and size > SMALL_MAX:
                 continue
