@@ -19,11 +19,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PyString};
 use pyo3::{PyResult, Python, ffi};
+use strongroom_core::params::HUGE_PAGE;
 
 /// Outputs of at least this size get huge pages before their first touch: page faults on 4 KiB
 /// pages cost more than sealing what goes into them.
 const HUGE_MIN: usize = 4 * HUGE_PAGE;
-const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes lent by a Python object for the time of a call.
 pub enum Input<'py> {
