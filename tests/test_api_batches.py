@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 
 import pytest
 from strongroom import (
@@ -36,6 +38,31 @@ def test_many(secure, count):
         assert secure.decrypt(messages[number]) == plaintexts[number]
     assert len({message[20:44] for message in messages}) == count
     assert secure.decrypt_many([secure.encrypt(p) for p in plaintexts[:300]]) == plaintexts[:300]
+
+
+def test_nobody_finds_a_list_that_is_not_whole(secure):
+    # It has null pointers for items: another thread that found one would end the process.
+    count = 300_007
+    plaintexts = (b"",) * count
+    stop, looks, found = threading.Event(), 0, 0
+
+    def look() -> None:
+        nonlocal looks, found
+        while not stop.is_set():
+            lists = [each for each in gc.get_objects() if type(each) is list]
+            found += sum(len(each) == count for each in lists)
+            looks += 1
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    messages = secure.encrypt_many(plaintexts)
+    stop.set()
+    thread.join()
+    assert looks > 3
+    assert found == 0
+    # Afterwards it is a list like any other, which the collector knows.
+    assert gc.is_tracked(messages)
+    assert len(messages) == count
 
 
 @pytest.mark.parametrize("length", [300_000, 5_000_000])

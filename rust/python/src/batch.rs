@@ -12,10 +12,11 @@ use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
 use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
 use strongroom_core::{Error, parallel, record};
 
-use crate::buf::detached::detach;
+use crate::buf::list::UnfilledList;
 use crate::buf::{Input, UnfilledBytes};
 use crate::cipher::{detached_above, seal_envelope};
 use crate::errors::OrRaise;
+use crate::share::Share;
 use crate::tally::{self, Operation};
 use crate::tick::Ticker;
 use crate::values::{Each, Values};
@@ -25,10 +26,12 @@ use crate::values::{Each, Values};
 const BLOCK: usize = 2048;
 const BLOCK_BYTES: usize = 16 << 20;
 
-/// The time that ends a block sooner, looked at after each `BLOCK_STEP` objects: on a virtual
-/// machine whose host took memory back, a page fault takes twenty times as long.
+/// The time that ends a block sooner: on a virtual machine whose host took memory back, a page fault
+/// takes twenty times as long. It is looked at after so many objects, or so many bytes, since long
+/// values are sealed here.
 const BLOCK_TIME: Duration = Duration::from_millis(1);
 const BLOCK_STEP: usize = 256;
+const BLOCK_STEP_BYTES: usize = 1 << 20;
 
 /// Objects whose first look is prepared: each is in no cache, and waiting for it took a sixth of the
 /// time that this thread has the GIL.
@@ -92,13 +95,13 @@ impl<'a, 'py> Batch<'a, 'py> {
         let mut block = Vec::with_capacity(BLOCK.min(self.count - start));
         let mut bytes = 0;
         let begun = Instant::now();
+        let mut look = (start + BLOCK_STEP, BLOCK_STEP_BYTES);
         for index in start..self.count.min(start + BLOCK) {
-            if bytes >= BLOCK_BYTES
-                || (index > start
-                    && (index - start).is_multiple_of(BLOCK_STEP)
-                    && begun.elapsed() >= BLOCK_TIME)
-            {
-                break;
+            if index >= look.0 || bytes >= look.1 {
+                if bytes >= BLOCK_BYTES || begun.elapsed() >= BLOCK_TIME {
+                    break;
+                }
+                look = (index + BLOCK_STEP, bytes + BLOCK_STEP_BYTES);
             }
             self.values.prefetch(index + AHEAD);
             let input = self.values.input(index, self.name)?;
@@ -132,10 +135,11 @@ impl<'a, 'py> Batch<'a, 'py> {
         work: impl Fn(Vec<Work<'_>>) -> Result<(), Error> + Sync,
     ) -> PyResult<Bound<'py, PyList>> {
         let py = self.py;
-        let result = PyList::empty(py);
+        let mut result = UnfilledList::new(py, self.count)?;
         let mut start = 0;
         let mut block = self.prepare(0, &way, out_len)?;
         let mut finished = Vec::new();
+        let mut share = Share::new();
         while !block.is_empty() {
             let next_start = start + block.len();
             let each = &self.each;
@@ -161,9 +165,11 @@ impl<'a, 'py> Batch<'a, 'py> {
                 |piece| work(piece).map(|()| 1),
                 |run| {
                     // What needs the GIL, while the helpers have this block to work on.
-                    let appended = append(&result, std::mem::take(&mut finished));
+                    let appended = append(&mut result, std::mem::take(&mut finished));
                     let next = appended.and_then(|()| self.prepare(next_start, &way, out_len));
+                    let free = Instant::now();
                     detached_above(py, total, || run.lead(&mut |done| ticker.tick(done)));
+                    share.offer_after(py, free.elapsed());
                     next
                 },
             );
@@ -173,15 +179,15 @@ impl<'a, 'py> Batch<'a, 'py> {
             start = next_start;
             finished = std::mem::replace(&mut block, next?);
         }
-        append(&result, finished)?;
-        Ok(result)
+        append(&mut result, finished)?;
+        Ok(result.finish())
     }
 }
 
 /// Puts the objects of a block, all of them whole, at the end of the result.
-fn append(result: &Bound<'_, PyList>, block: Vec<Entry<'_>>) -> PyResult<()> {
+fn append<'py>(result: &mut UnfilledList<'py>, block: Vec<Entry<'py>>) -> PyResult<()> {
     block.into_iter().try_for_each(|entry| {
-        result.append(match entry.made {
+        result.push(match entry.made {
             Made::Room(bytes) => bytes.finish(),
             Made::Whole(bytes) => bytes,
         })
@@ -355,23 +361,24 @@ pub fn map_many<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let py = messages.py();
     let batch = Batch::new(messages, "messages", associated_data)?;
-    let result = PyList::empty(py);
+    let mut result = UnfilledList::new(py, batch.count)?;
+    let mut share = Share::new();
     for index in 0..batch.count {
         let own = batch.each.own(index)?;
         let mapped = map(&batch.values.get(index)?, batch.each.of(&own))
             .map_err(|error| locate(py, error, index))?;
-        result.append(mapped)?;
+        result.push(mapped)?;
         if index % MAP_BLOCK == MAP_BLOCK - 1 {
-            // Lets other threads in, and signals.
-            detach(py, || {});
+            share.offer(py);
             py.check_signals()?;
         }
     }
-    Ok(result)
+    Ok(result.finish())
 }
 
-/// Messages between two chances for other threads.
-const MAP_BLOCK: usize = 256;
+/// Messages between two looks at the time: a millisecond where they are the longest that don't give
+/// the GIL up by themselves.
+const MAP_BLOCK: usize = 16;
 
 /// Says in the exception which item it was.
 pub fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {

@@ -7,6 +7,7 @@
 pub mod detached;
 pub mod exit;
 pub mod export;
+pub mod list;
 #[cfg(strongroom_asan)]
 pub mod planted;
 pub mod prefetch;
@@ -135,23 +136,16 @@ fn buffer(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
         )));
     }
     let buffer = match PyUntypedBuffer::get(object).or_else(|error| {
-        // Some exporters (ctypes) leave the strides out, which PyO3 refuses; a memoryview of them
-        // fills them in.
-        if error.is_instance_of::<PyBufferError>(object.py()) {
-            let view = PyMemoryView::from(object)?;
-            // One value without dimensions has no shape either; as bytes it has one.
-            if view
-                .getattr(intern!(object.py(), "ndim"))?
-                .extract::<usize>()?
-                == 0
-            {
-                let bytes = view.call_method1(intern!(object.py(), "cast"), ("B",))?;
-                return PyUntypedBuffer::get(&bytes);
-            }
-            PyUntypedBuffer::get(view.as_any())
-        } else {
-            Err(error)
-        }
+        // Some exporters (ctypes) leave the strides out, which PyO3 refuses; a memoryview of them fills
+        // them in. One value without dimensions has no shape either; as bytes it has one. Of which kind
+        // the error is would be slow to ask: PyO3 gives the GIL up to make it.
+        let Ok(view) = PyMemoryView::from(object) else {
+            return Err(error);
+        };
+        PyUntypedBuffer::get(view.as_any()).or_else(|_| {
+            let bytes = view.call_method1(intern!(object.py(), "cast"), ("B",))?;
+            PyUntypedBuffer::get(&bytes)
+        })
     }) {
         Ok(buffer) => buffer,
         Err(error) if error.is_instance_of::<PyTypeError>(object.py()) => {

@@ -20,6 +20,7 @@ mod pool;
 mod secret;
 mod secure_buffer;
 mod secure_encryption;
+mod share;
 mod tally;
 mod tick;
 mod values;
