@@ -250,6 +250,57 @@ def test_many_with_a_bad_one(cipher, index, size):
     assert caught.value.index == index
 
 
+def test_many_are_rotated_as_each_would_be(cipher, store):
+    sizes = [0, 1, 100, RECORD_MAX, RECORD_MAX + 1] * 300
+    plaintexts = [content(size) for size in sizes]
+    each = [str(number).encode() for number in range(len(sizes))]
+    messages = cipher.encrypt_many(plaintexts, each)
+    lost = store.get_current_key().id
+    store.rotate()
+    old = cipher.encrypt_many(plaintexts, each)
+    store.compromise_key(lost)
+    new_id = store.rotate().id
+    new = cipher.encrypt_many(plaintexts, each)
+    for given in (messages, old, new):
+        rotated = cipher.rotate_many(given, each)
+        assert cipher.decrypt_many(rotated, each) == plaintexts
+        ids = {id_ for message in rotated for id_ in EncryptedPayload.from_bytes(message).key_ids}
+        assert ids == {new_id}
+        assert [len(message) for message in rotated] == [len(message) for message in given]
+        # What is current is the object that was given; an envelope of a good key keeps its data.
+        assert [a is b for a, b in zip(given, rotated, strict=True)] == [given is new] * len(sizes)
+        kept = [a[-64:] == b[-64:] for a, b in zip(given, rotated, strict=True)]
+        expected = [given is new or (given is old and size > RECORD_MAX) for size in sizes]
+        assert kept == expected
+        anew = cipher.rotate_many(tuple(given), each, reencrypt=True)
+        assert not set(anew) & set(given)
+        assert cipher.decrypt_many(anew, each) == plaintexts
+    # A buffer that is no `bytes` comes back as a `bytes` of its own.
+    held = [bytearray(message) for message in new[:5]]
+    copies = cipher.rotate_many(held, each[:5])
+    assert copies == new[:5]
+    assert {type(copy) for copy in copies} == {bytes}
+    held[0][-1] ^= 1
+    with pytest.raises(DecryptionError) as caught:
+        cipher.rotate_many(held, each[:5])
+    assert caught.value.index == 0
+
+
+def test_what_is_current_is_not_encrypted_again(cipher, store):
+    messages = cipher.encrypt_many([b"row"] * 300)
+
+    def encrypted():
+        store.flush_usage()
+        return store.usage_of(store.get_current_key().id).messages
+
+    before = encrypted()
+    cipher.rotate_many(messages)
+    cipher.rotate_encryption(messages[0])
+    assert encrypted() == before
+    cipher.rotate_many(messages, reencrypt=True)
+    assert encrypted() == before + 300
+
+
 # Handles
 
 

@@ -95,6 +95,42 @@ with s.KeyStore.create('sqlite:///keys.db', s.FileMasterKey('m.key')) as store:
     )
 
 
+def test_rotating_many_counts_what_was_opened_and_what_was_sealed(tmp_path) -> None:
+    run(
+        f"""
+os.chdir({str(tmp_path)!r})
+s.FileMasterKey.create('m.key')
+with s.KeyStore.create('sqlite:///keys.db', s.FileMasterKey('m.key')) as store:
+    v = s.VersionedEncryption(store)
+    old = store.get_current_key().id
+    messages = v.encrypt_many([b'abc'] * 500 + [bytes(100_000)])
+    new = store.rotate().id
+    current = v.encrypt_many([b'abcd'] * 50)
+    v.rotate_many(messages + current)
+    assert totals() == {{
+        (old, 'encrypt', 'success'): (501, 101_500),
+        (old, 'decrypt', 'success'): (500, 1500),
+        (new, 'decrypt', 'success'): (50, 200),
+        (new, 'encrypt', 'success'): (50 + 500, 200 + 1500),
+        (new, 'rewrap', 'success'): (1, 100_000),
+    }}, totals()
+    # One that fails is counted once, whatever it is.
+    for bad, operation in ((messages[0], 'decrypt'), (messages[-1], 'rewrap')):
+        wrong = dict(associated_data=b'other')
+        try: v.rotate_many([bad], **wrong)
+        except s.DecryptionError: pass
+        else: raise SystemExit('opened')
+        assert totals()[old, operation, 'DecryptionError'][0] == 1, totals()
+    try: v.decrypt_many([messages[-1]], associated_data=b'other')
+    except s.DecryptionError: pass
+    failed = [(*kind, count) for kind, (count, _) in totals().items() if kind[2] != 'success']
+    assert sorted(failed) == sorted([
+        (old, 'decrypt', 'DecryptionError', 2), (old, 'rewrap', 'DecryptionError', 1)
+    ]), failed
+"""
+    )
+
+
 def test_a_file_that_fails_says_which_key_and_how_much(tmp_path) -> None:
     run(
         f"""

@@ -1,10 +1,12 @@
 //! Many records at once: equal ones back to back in one buffer. Lists of records are made of the
 //! same calls by the extension, which has to make their objects anyway.
 
+use zeroize::Zeroizing;
+
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::kc_xaes::{BoxKey, Subkeys};
-use crate::keys::KeyId;
+use crate::keys::{BoxLabel, KeyId, Material};
 use crate::parallel::{self, Tick, next_units, of_units};
 use crate::params::{BOX_NONCE_LEN, RECORD_OVERHEAD};
 use crate::pieces::pieces;
@@ -67,6 +69,37 @@ pub fn seal_run<'a>(
         }
     }
     Ok(())
+}
+
+/// Opens a run of records, each under a key of its own, and seals them under `key`; one with an empty
+/// `out` is only opened. Lengths were checked.
+///
+/// # Errors
+/// As [`seal_run`]; [`Error::Decryption`] with the index of a bad record, [`Error::Forked`].
+pub fn reseal_run<'a>(
+    key: &BoxKey,
+    key_id: &KeyId,
+    items: Vec<(usize, &Material, Item<'a>)>,
+) -> Result<()> {
+    let len = |item: &Item<'_>| item.input.len() - RECORD_OVERHEAD;
+    let mut plaintexts = Zeroizing::new(vec![0; items.iter().map(|(.., item)| len(item)).sum()]);
+    let mut room = &mut plaintexts[..];
+    let mut opened = Vec::with_capacity(items.len());
+    for (index, from, item) in items {
+        let plaintext = next_units(&mut room, len(&item), 1);
+        from.box_key(BoxLabel::Record)
+            .and_then(|from| {
+                record::open_in_batch(from, item.associated_data, item.input, plaintext)
+            })
+            .map_err(|error| at_index(error, index))?;
+        if !item.out.is_empty() {
+            opened.push(Item {
+                input: plaintext,
+                ..item
+            });
+        }
+    }
+    seal_run(key, key_id, opened.into_iter())
 }
 
 /// Bytes of `count` records of `size` bytes each, packed.

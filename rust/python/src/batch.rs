@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use strongroom_core::batch::{self, Item, PIECE_RECORDS};
 use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
-use strongroom_core::params::{PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
+use strongroom_core::params::{KIND_ENVELOPE, PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
 use strongroom_core::{Error, parallel, record};
 
 use crate::buf::list::UnfilledList;
@@ -54,6 +54,8 @@ enum Made<'py> {
 pub enum Way<'py> {
     /// A record under this key, done without the GIL.
     Record(Arc<Material>),
+    /// One that stays what it is if it opens under this key.
+    Current(Arc<Material>, Bound<'py, PyBytes>),
     /// Done already.
     Done(Bound<'py, PyBytes>),
 }
@@ -89,7 +91,7 @@ impl<'a, 'py> Batch<'a, 'py> {
     fn prepare(
         &self,
         start: usize,
-        way: &impl Fn(&[u8], &[u8], usize) -> PyResult<Way<'py>>,
+        way: &impl Fn(&Input<'py>, &[u8], usize) -> PyResult<Way<'py>>,
         out_len: fn(usize) -> usize,
     ) -> PyResult<Vec<Entry<'py>>> {
         let mut block = Vec::with_capacity(BLOCK.min(self.count - start));
@@ -110,8 +112,9 @@ impl<'a, 'py> Batch<'a, 'py> {
             bytes += len;
             let ad = self.each.of(&associated_data);
             record::check_associated_data(ad).or_raise(self.py)?;
-            let (made, key) = match way(input.as_slice(), ad, index)? {
+            let (made, key) = match way(&input, ad, index)? {
                 Way::Done(bytes) => (Made::Whole(bytes), None),
+                Way::Current(key, bytes) => (Made::Whole(bytes), Some(key)),
                 Way::Record(key) => (
                     Made::Room(UnfilledBytes::new(self.py, out_len(len))?),
                     Some(key),
@@ -130,7 +133,7 @@ impl<'a, 'py> Batch<'a, 'py> {
     /// Runs all blocks: `way` with the GIL, `work` without it on pieces of a block.
     fn run(
         &self,
-        way: impl Fn(&[u8], &[u8], usize) -> PyResult<Way<'py>>,
+        way: impl Fn(&Input<'py>, &[u8], usize) -> PyResult<Way<'py>>,
         out_len: fn(usize) -> usize,
         work: impl Fn(Vec<Work<'_>>) -> Result<(), Error> + Sync,
     ) -> PyResult<Bound<'py, PyList>> {
@@ -144,18 +147,18 @@ impl<'a, 'py> Batch<'a, 'py> {
             let next_start = start + block.len();
             let each = &self.each;
             let items = block.iter_mut().enumerate().filter_map(|(number, entry)| {
-                match (&mut entry.made, &entry.key) {
-                    (Made::Room(out), Some(key)) => Some(Work {
-                        index: start + number,
-                        key,
-                        item: Item {
-                            input: entry.input.as_slice(),
-                            associated_data: each.of(&entry.associated_data),
-                            out: out.as_mut_slice(),
+                Some(Work {
+                    index: start + number,
+                    key: entry.key.as_ref()?,
+                    item: Item {
+                        input: entry.input.as_slice(),
+                        associated_data: each.of(&entry.associated_data),
+                        out: match &mut entry.made {
+                            Made::Room(out) => out.as_mut_slice(),
+                            Made::Whole(_) => &mut [],
                         },
-                    }),
-                    _ => None,
-                }
+                    },
+                })
             });
             let (pieces, total) = pieces(items);
             let mut ticker = Ticker::new();
@@ -246,6 +249,7 @@ pub fn encrypt_many<'py>(
     let counted = Cell::new((0, 0));
     let sealed = Batch::new(plaintexts, "plaintexts", associated_data)?.run(
         |plaintext, associated_data, _| {
+            let plaintext = plaintext.as_slice();
             if plaintext.len() > record_max {
                 return seal_envelope(py, key, associated_data, plaintext, None).map(Way::Done);
             }
@@ -286,6 +290,7 @@ pub fn decrypt_many<'py>(
     let counted = Counted::default();
     let opened = Batch::new(messages, "messages", associated_data)?.run(
         |message, associated_data, index| {
+            let message = message.as_slice();
             let way = way(message, associated_data).map_err(|error| locate(py, error, index))?;
             if counting && let Way::Record(_) = way {
                 counted.add(message);
@@ -319,6 +324,10 @@ impl Counted {
         let Some(key) = tally::named(message) else {
             return;
         };
+        self.add_under(key, message);
+    }
+
+    fn add_under(&self, key: KeyId, message: &[u8]) {
         let len = (message.len() - RECORD_OVERHEAD) as u64;
         let mut keys = self.0.borrow_mut();
         match keys.iter_mut().rev().find(|counted| counted.0 == key) {
@@ -341,44 +350,67 @@ impl Counted {
             let input = failed
                 .as_ref()
                 .and_then(|message| Input::new(message, "message").ok());
-            let key = input
-                .as_ref()
-                .and_then(|input| tally::named(input.as_slice()));
-            tally::refused(py, Operation::Decrypt, key, 0, error);
+            let message = input.as_ref().map_or(&[][..], Input::as_slice);
+            // An envelope was counted where it was opened.
+            if record::kind(message).ok() != Some(KIND_ENVELOPE) {
+                tally::refused(py, Operation::Decrypt, tally::named(message), 0, error);
+            }
             return;
         }
+        self.note(py, Operation::Decrypt);
+    }
+
+    fn note(self, py: Python<'_>, operation: Operation) {
         for (key, messages, bytes) in self.0.into_inner() {
-            tally::note_enabled(py, Operation::Decrypt, Some(key), messages, bytes, None);
+            tally::note_enabled(py, operation, Some(key), messages, bytes, None);
         }
     }
 }
 
-/// Calls `map` for each message with its associated data.
-pub fn map_many<'py>(
+/// Brings messages under `key`. `way` says which records are that have to be, and opens nothing.
+pub fn rotate_many<'py>(
+    py: Python<'py>,
+    key: &KeyHandle,
     messages: &Bound<'py, PyAny>,
     associated_data: Option<&Bound<'py, PyAny>>,
-    map: impl Fn(&Bound<'py, PyAny>, &[u8]) -> PyResult<Bound<'py, PyBytes>>,
+    way: impl Fn(&Input<'py>, &[u8]) -> PyResult<Way<'py>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let py = messages.py();
-    let batch = Batch::new(messages, "messages", associated_data)?;
-    let mut result = UnfilledList::new(py, batch.count)?;
-    let mut share = Share::new();
-    for index in 0..batch.count {
-        let own = batch.each.own(index)?;
-        let mapped = map(&batch.values.get(index)?, batch.each.of(&own))
-            .map_err(|error| locate(py, error, index))?;
-        result.push(mapped)?;
-        if index % MAP_BLOCK == MAP_BLOCK - 1 {
-            share.offer(py);
-            py.check_signals()?;
+    let material = key.material().or_raise(py)?;
+    let id = key.id();
+    let counting = tally::enabled();
+    let (opened, sealed) = (Counted::default(), Counted::default());
+    let rotated = Batch::new(messages, "messages", associated_data)?.run(
+        |message, associated_data, index| {
+            let way = way(message, associated_data).map_err(|error| locate(py, error, index))?;
+            if counting {
+                match &way {
+                    Way::Record(_) => {
+                        opened.add(message.as_slice());
+                        sealed.add_under(id, message.as_slice());
+                    }
+                    Way::Current(..) => opened.add(message.as_slice()),
+                    Way::Done(_) => {}
+                }
+            }
+            Ok(way)
+        },
+        |len| len,
+        |piece| {
+            let items = piece
+                .into_iter()
+                .map(|work| (work.index, work.key, work.item));
+            batch::reseal_run(material.box_key(BoxLabel::Record)?, &id, items.collect())
+        },
+    );
+    if counting {
+        let error = rotated.as_ref().err();
+        opened.tell(py, messages, error);
+        if error.is_none() {
+            sealed.note(py, Operation::Encrypt);
         }
     }
-    Ok(result.finish())
+    rotated
 }
-
-/// Messages between two looks at the time: a millisecond where they are the longest that don't give
-/// the GIL up by themselves.
-const MAP_BLOCK: usize = 16;
 
 /// Says in the exception which item it was.
 pub fn locate(py: Python<'_>, error: PyErr, index: usize) -> PyErr {

@@ -37,7 +37,7 @@ pub enum Input<'py> {
 /// A `bytes` object and where its bytes are: it is asked once, since in a long list it is in no cache
 /// any more the next time.
 pub struct Lent<'py> {
-    _object: Bound<'py, PyBytes>,
+    object: Bound<'py, PyBytes>,
     start: *const u8,
     len: usize,
 }
@@ -52,10 +52,18 @@ impl<'py> Input<'py> {
                 Ok(Input::Bytes(Lent {
                     start: memory.as_ptr(),
                     len: memory.len(),
-                    _object: bytes.clone(),
+                    object: bytes.clone(),
                 }))
             }
             Err(_) => buffer(object, name).map(Input::Buffer),
+        }
+    }
+
+    /// The object, if it is a `bytes`.
+    pub fn bytes(&self) -> Option<&Bound<'py, PyBytes>> {
+        match self {
+            Input::Bytes(lent) => Some(&lent.object),
+            Input::Buffer(_) => None,
         }
     }
 

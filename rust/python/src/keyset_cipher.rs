@@ -1,11 +1,13 @@
 //! `KeysetCipher`, the native half of `VersionedEncryption`.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use strongroom_core::engine::Engine;
 use strongroom_core::envelope::{self, Header, NewSlot};
-use strongroom_core::keys::KeyHandle;
+use strongroom_core::keys::{KeyHandle, KeyId};
 use strongroom_core::params::{
     KIND_ENVELOPE, KIND_RECORD, RECORD_OVERHEAD, STREAM_PREFIX_LEN, VERSIONED_RECORD_MAX,
 };
@@ -121,8 +123,10 @@ impl KeysetCipher {
         associated_data: Option<&Bound<'py, PyAny>>,
         reencrypt: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = Input::new(data, "data")?;
         let associated_data = AssociatedData::new(associated_data)?;
-        self.rotate(py, data, associated_data.as_slice(), reencrypt)
+        let primary = self.keyring.get().primary(py)?;
+        self.rotate(py, &primary, &data, associated_data.as_slice(), reencrypt)
     }
 
     /// `encrypt` for many values: see `SecureEncryption.encrypt_many`.
@@ -169,9 +173,29 @@ impl KeysetCipher {
         associated_data: Option<&Bound<'py, PyAny>>,
         reencrypt: bool,
     ) -> PyResult<Bound<'py, PyList>> {
-        batch::map_many(messages, associated_data, |message, associated_data| {
-            self.rotate(py, message, associated_data, reencrypt)
-        })
+        let keyring = self.keyring.get();
+        let primary = keyring.primary(py)?;
+        batch::rotate_many(
+            py,
+            &primary.1,
+            messages,
+            associated_data,
+            |message, associated_data| {
+                if kind(message.as_slice()).or_raise(py)? != KIND_RECORD {
+                    return self
+                        .rotate(py, &primary, message, associated_data, reencrypt)
+                        .map(batch::Way::Done);
+                }
+                let id = record::parse(message.as_slice()).or_raise(py)?;
+                let key = keyring.opening_key(py, &id, Compromised::ForRewrap)?;
+                let material = key.material().or_raise(py)?;
+                Ok(if id == primary.0 && !reencrypt {
+                    batch::Way::Current(material, unchanged(py, message)?)
+                } else {
+                    batch::Way::Record(material)
+                })
+            },
+        )
     }
 
     fn __reduce__(&self) -> PyResult<()> {
@@ -213,31 +237,22 @@ impl KeysetCipher {
     fn rotate<'py>(
         &self,
         py: Python<'py>,
-        data: &Bound<'py, PyAny>,
+        (primary_id, primary): &(KeyId, Arc<KeyHandle>),
+        data: &Input<'py>,
         associated_data: &[u8],
         reencrypt: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let input = Input::new(data, "data")?;
-        let message = input.as_slice();
+        let message = data.as_slice();
         let keyring = self.keyring.get();
-        let (primary_id, primary) = keyring.primary(py)?;
-        let anew = || {
-            let plaintext = self.open(py, message, associated_data, Compromised::ForRewrap)?;
-            seal(py, &primary, associated_data, plaintext.as_bytes())
-        };
-        let unchanged = || match data.cast_exact::<PyBytes>() {
-            Ok(bytes) => Ok(bytes.clone()),
-            Err(_) => copied(py, message),
-        };
+        let open = || self.open(py, message, associated_data, Compromised::ForRewrap);
+        let anew = || seal(py, primary, associated_data, open()?.as_bytes());
         if kind(message).or_raise(py)? != KIND_ENVELOPE {
+            if record::parse(message).or_raise(py)? != *primary_id || reencrypt {
+                return anew();
+            }
             // Also an unchanged record is authenticated: what is returned opens.
-            let id = record::parse(message).or_raise(py)?;
-            let rotated = anew()?;
-            return if id == primary_id && !reencrypt {
-                unchanged()
-            } else {
-                Ok(rotated)
-            };
+            open()?;
+            return unchanged(py, data);
         }
         let (header, sealed) = Header::split(message).or_raise(py)?;
         let bytes = stream::plaintext_len(sealed.len() as u64).unwrap_or(0) as usize;
@@ -257,12 +272,12 @@ impl KeysetCipher {
         if reencrypt || old.is_some_and(|entry| entry.state == State::Compromised) {
             return anew();
         }
-        if opened.key_id == Some(primary_id) {
-            return unchanged();
+        if opened.key_id == Some(*primary_id) {
+            return unchanged(py, data);
         }
         let material = primary.material().or_raise(py)?;
         let slot = NewSlot::Keyset {
-            id: primary_id,
+            id: *primary_id,
             key: &material,
         };
         let dek = opened.dek.expose().or_raise(py)?;
@@ -275,8 +290,16 @@ impl KeysetCipher {
             crate::cipher::detached_above(py, sealed.len(), || body.copy_from_slice(sealed));
             Ok(())
         });
-        tally::note(py, Operation::Rewrap, Some(primary_id), bytes, &rewrapped);
+        tally::note(py, Operation::Rewrap, Some(*primary_id), bytes, &rewrapped);
         rewrapped
+    }
+}
+
+/// The message that was given.
+fn unchanged<'py>(py: Python<'py>, data: &Input<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    match data.bytes() {
+        Some(bytes) => Ok(bytes.clone()),
+        None => copied(py, data.as_slice()),
     }
 }
 
