@@ -63,9 +63,11 @@ def render(document: Mapping[str, Any], notes: str) -> str:
             "A thread that does nothing but look at the clock, while the call runs. It waits for "
             "the GIL, which the call holds, and for a core, which the kernel gives: with a worker "
             "on each core, and on a virtual machine, that is the larger part. The kernel counts "
-            "the wait for a core (schedstat); what is left of each pause is the first column. The "
-            "control drops the GIL for its whole call. A call that was above 10 ms is run again, "
-            "up to five times, and its best is shown: a pause of the call's own would be in each.",
+            "the wait for a core (schedstat); what is left of each pause is the first column, but "
+            "for pauses in which the thread gave up no core: the machine's host made those, and "
+            "the second column has them. The control drops the GIL for its whole call. A call "
+            "that was above 10 ms is run again, up to five times, and its best is shown: a pause "
+            "of the call's own would be in each.",
             tables.markdown(tables.held_up_table(document)),
         ]
     if document.get("criterion"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -138,7 +139,7 @@ def test_contenders_take_turns() -> None:
     contenders = [
         Contender(name, "seen.append(name)", {"seen": seen, "name": name}) for name in "ab"
     ]
-    found = measure.interleave(contenders, Pace(0.0, 0.0, 4, 4))
+    found = measure.interleave(contenders, Pace(0.0, 1e9, 4, 4))
     assert seen[:2] == ["a", "b"]  # calibration
     assert seen[2:] == [*"ab", *"ba", *"ba", *"ab"]
     assert found["a"]["rounds"] == 4
@@ -288,13 +289,43 @@ def test_files_have_all_their_rounds_under_the_default_engine() -> None:
         assert rounds[name, runner.DEFAULT] == scale.file_rounds_min > rounds[name, "aes-gcm"]
 
 
+def test_what_there_is_no_time_for_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, str]] = []
+
+    def run_job(job: runner.Job) -> dict[str, Any]:
+        ran.append((job.name, job.engine))
+        return {"groups": {}, "left_out": {}, "build": {}}
+
+    monkeypatch.setattr(runner, "run_job", run_job)
+    runner.run(quick=True, folder="f")
+    everything = set(ran)
+    ran.clear()
+    monkeypatch.setattr(runner, "QUICK", dataclasses.replace(runner.QUICK, seconds=-1))
+    document = runner.run(quick=True, folder="f")
+    names = ("files", "tree", "random reads")
+    assert everything - set(ran) == {(name, "aes-gcm") for name in names}
+    assert set(document["left_out"]) == {f"{name} (aes-gcm)" for name in names}
+
+
+@pytest.mark.parametrize(("budget", "counted"), [(1e9, 2), (1e-9, 1)])
+def test_the_first_round_counts_where_there_is_no_time_for_more(
+    budget: float, counted: int
+) -> None:
+    calls: list[None] = []
+    contender = Contender("one", "call()", {"call": lambda: calls.append(None)})
+    pace = Pace(slice_seconds=0, budget_seconds=budget, rounds_min=2, rounds_max=2)
+    found = measure.interleave([contender], pace)
+    assert found["one"]["rounds"] == 2
+    assert len(calls) == 1 + counted
+
+
 def test_other_parts_add_jobs_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     part = ModuleType("part")
     job = runner.Job("part", runner.DEFAULT, "part", "work", {})
     vars(part)["jobs"] = lambda scale, folder: [job] if scale.quick and folder == "f" else []
     vars(part)["rows"] = lambda make, document: make.most("part", "one", 2.0, 1.0, "{:.0f}")
     monkeypatch.setattr(further, "modules", lambda: [part])
-    assert runner.plan(runner.QUICK, "f")[-1] is job
+    assert job in runner.plan(runner.QUICK, "f")
     assert job not in runner.plan(runner.FULL, "f")
     document: dict[str, Any] = {"engines": {}}
     assert targets.rows(document)[-1].verdict == targets.SHORT

@@ -40,7 +40,8 @@ class Pace:
     Attributes:
         slice_seconds: One turn of a contender: as many operations as fit, at least one; 0 for
             one operation a turn, whatever it takes. Where one fills a turn, one that isn't timed
-            goes before it.
+            goes before it. With 0, a round goes before that isn't counted, unless the least rounds
+            would take twice the budget.
         budget_seconds: All turns of a group; fewer rounds where it runs out.
         rounds_min: Rounds that are made whatever the budget says.
         rounds_max: The most rounds.
@@ -62,16 +63,22 @@ def interleave(contenders: Sequence[Contender], pace: Pace) -> dict[str, dict[st
         Exception: What an operation raised, with the contender's name noted in it.
     """
     timers = [timeit.Timer(c.stmt, globals=c.names) for c in contenders]
-    counts = []
+    counts, firsts = [], []
+    started = time.perf_counter()
     for contender, timer in zip(contenders, timers, strict=True):
         try:
-            counts.append(_calibrate(contender, timer, pace.slice_seconds))
+            count, first = _calibrate(contender, timer, pace.slice_seconds)
         except Exception as error:
             error.add_note(f"contender: {contender.name}")
             raise
+        counts.append(count)
+        firsts.append(first)
     samples: list[list[float]] = [[] for _ in contenders]
-    started = time.perf_counter()
     rounds = 0
+    if not pace.slice_seconds and sum(firsts) * pace.rounds_min > 2 * pace.budget_seconds:
+        samples, rounds = [[first] for first in firsts], 1
+    else:
+        started = time.perf_counter()
     while rounds < pace.rounds_max:
         for i in order(len(contenders), rounds):
             before = contenders[i].before or _nothing
@@ -122,7 +129,8 @@ def statistics_of(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _calibrate(contender: Contender, timer: timeit.Timer, seconds: float) -> int:
+def _calibrate(contender: Contender, timer: timeit.Timer, seconds: float) -> tuple[int, float]:
+    """Return how many operations fill so many seconds, and how long the last one took."""
     # The first call pays for what is made once; the second tells how long one takes.
     for _ in range(2 if seconds else 1):
         if contender.before is not None:
@@ -133,4 +141,4 @@ def _calibrate(contender: Contender, timer: timeit.Timer, seconds: float) -> int
         if contender.before is not None:
             contender.before()
         taken = timer.timeit(trial) / trial
-    return max(1, round(seconds / taken))
+    return max(1, round(seconds / taken)), taken

@@ -129,16 +129,15 @@ def _whole(make: Rows, document: Mapping[str, Any]) -> None:
         name += f" (worst: {worst})" if worst else ""
         value = peaks[worst] if worst else None
         make.most(name, "64 MiB over idle", value, 64 * MIB, "{:.1f} MiB", 1 / MIB)
-    pauses = {
-        name: value
-        for name, value in document.get("held_up", {}).items()
-        if not name.startswith("control")
-    }
+    held_up = document.get("held_up", {})
+    control = held_up.get(process.HELD_UP_CONTROL)
+    pauses = {name: value for name, value in held_up.items() if value is not control}
     for kind, words in (("gil", "by us (GIL)"), ("wall", "in all, waiting for a core included")):
         worst = max(pauses, key=lambda name: pauses[name][kind], default=None)
         name = f"another thread held up {words}" + (f" (worst: {worst})" if worst else "")
         value = pauses[worst][kind] if worst else None
-        make.most(name, "10 ms", value, 0.010, "{:.1f} ms", 1e3)
+        against = f"the control: {control[kind] * 1e3:.1f} ms" if control else ""
+        make.most(name, "10 ms", value, 0.010, "{:.1f} ms", 1e3, against=against)
 
 
 class Rows:
@@ -214,9 +213,11 @@ class Rows:
         bound: float,
         shown: str,
         factor: float = 1,
+        *,
+        against: str = "",
     ) -> None:
         """Add a row: a figure of our own, times `factor` in `shown`, is at most `bound`."""
-        self._add(work, "", f"at most {target}", value, lambda x: x <= bound, shown, factor)
+        self._add(work, against, f"at most {target}", value, lambda x: x <= bound, shown, factor)
 
     def _add(
         self,
