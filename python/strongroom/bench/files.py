@@ -24,6 +24,8 @@ CP_SYNC: Final = "cp and sync of the copy"
 CP_TREE: Final = "cp -r"
 AGE: Final = "age"
 OPENSSL: Final = "openssl enc -aes-256-ctr"
+IN_MEMORY: Final = "a file in memory"
+MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108
 PREAD: Final = "os.pread of 16 KiB"
 OPEN_PREAD: Final = "open().pread of 4 KiB"
 OPEN_READ: Final = "open() seek and read of 4 KiB"
@@ -35,7 +37,9 @@ WIRE_CHUNK_LEN: Final = CHUNK_LEN + 16
 OFFSETS: Final = 4096
 
 
-def files(size: int, folder: str, peers: bool, pace: Pace) -> dict[str, Any]:
+def files(
+    size: int, folder: str, peers: list[str], pace: Pace, label: str = "file"
+) -> dict[str, Any]:
     """Time a warm file of `size` bytes: ours durable, `cp`, `cp` and `sync`, age, openssl.
 
     Each writes to a name that was unlinked just before, so that all reuse pages which the machine
@@ -44,15 +48,18 @@ def files(size: int, folder: str, peers: bool, pace: Pace) -> dict[str, Any]:
     Args:
         size: Bytes of plaintext.
         folder: Where there is room for five times that.
-        peers: With age and openssl, or with `cp` alone.
+        peers: Of age and openssl those that take part.
         pace: Rounds and time.
+        label: What the groups call the file.
     """
+    if not os.path.isdir(folder) or shutil.disk_usage(folder).free < (4 + len(peers)) * size:
+        return {"groups": {}, "left_out": {f"{label} of {human(size)}": f"no room in {folder}"}}
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-", dir=folder) as name:
         work = Path(name)
         store = commands.Store(work)
         plain, sealed, out = work / "plain", work / "sealed.srm", work / "out"
         commands.write_random(plain, size)
-        left_out = {}
+        left_out: dict[str, str] = {}
         with strongroom.KeyStore.open(store.url, strongroom.FileMasterKey(store.master)) as keys:
             strongroom.encrypt_file(plain, sealed, keys)
             ours = [*commands.ours()]
@@ -66,15 +73,17 @@ def files(size: int, folder: str, peers: bool, pace: Pace) -> dict[str, Any]:
                 [*ours, "decrypt", "-q", str(sealed), "-o", str(out)],
                 store,
             ) + _copies(plain, out)
-            if peers:
-                left_out = _add_peers(encrypt, decrypt, work, plain, out)
+            if AGE in peers:
+                left_out |= _add_age(encrypt, decrypt, work, plain, out)
+            if OPENSSL in peers:
+                left_out |= _add_openssl(encrypt, decrypt, work, plain, out)
             groups = {}
             for work_name, contenders in (("encrypt", encrypt), ("decrypt", decrypt)):
                 for contender in contenders:
                     contender.size = size
                     contender.before = lambda: commands.remove(out)
                 group = interleave([*contenders, *control(CONTROL_BYTES)], pace)
-                groups[f"{work_name} file {human(size)}"] = group
+                groups[f"{work_name} {label} {human(size)}"] = group
     return {"groups": groups, "left_out": left_out}
 
 
@@ -180,38 +189,37 @@ def _run_names(words: list[str], store: commands.Store | None = None) -> dict[st
     return {"run": commands.run, "words": words, "env": env}
 
 
-def _add_peers(
+def _add_age(
     encrypt: list[Contender], decrypt: list[Contender], work: Path, plain: Path, out: Path
 ) -> dict[str, str]:
-    left_out = {}
-    if shutil.which("age") and shutil.which("age-keygen"):
-        identity, sealed = work / "identity", work / "sealed.age"
-        subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)  # noqa: S603, S607
-        asked = ["age-keygen", "-y", str(identity)]
-        done = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603
-        recipient = done.stdout.strip()
-        words = ["age", "-r", recipient, "-o"]
-        commands.run([*words, str(sealed), str(plain)])
-        encrypt.append(
-            Contender(AGE, "run(words)", _run_names([*words, str(out), str(plain)])),
-        )
-        back = ["age", "-d", "-i", str(identity), "-o", str(out), str(sealed)]
-        decrypt.append(Contender(AGE, "run(words)", _run_names(back)))
-    else:
-        left_out[AGE] = "age is not installed (Debian: apt install age)"
-    if shutil.which("openssl"):
-        secret, sealed = work / "secret", work / "sealed.openssl"
-        secret.write_text(os.urandom(16).hex())
-        words = ["openssl", "enc", "-aes-256-ctr", "-pbkdf2", "-pass", f"file:{secret}", "-in"]
-        commands.run([*words, str(plain), "-out", str(sealed)])
-        encrypt.append(
-            Contender(OPENSSL, "run(words)", _run_names([*words, str(plain), "-out", str(out)])),
-        )
-        back = [*words, str(sealed), "-d", "-out", str(out)]
-        decrypt.append(Contender(OPENSSL, "run(words)", _run_names(back)))
-    else:
-        left_out[OPENSSL] = "openssl is not installed"
-    return left_out
+    if not shutil.which("age") or not shutil.which("age-keygen"):
+        return {AGE: "age is not installed (Debian: apt install age)"}
+    identity, sealed = work / "identity", work / "sealed.age"
+    subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)  # noqa: S603, S607
+    asked = ["age-keygen", "-y", str(identity)]
+    done = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603
+    words = ["age", "-r", done.stdout.strip(), "-o"]
+    commands.run([*words, str(sealed), str(plain)])
+    encrypt.append(Contender(AGE, "run(words)", _run_names([*words, str(out), str(plain)])))
+    back = ["age", "-d", "-i", str(identity), "-o", str(out), str(sealed)]
+    decrypt.append(Contender(AGE, "run(words)", _run_names(back)))
+    return {}
+
+
+def _add_openssl(
+    encrypt: list[Contender], decrypt: list[Contender], work: Path, plain: Path, out: Path
+) -> dict[str, str]:
+    if not shutil.which("openssl"):
+        return {OPENSSL: "openssl is not installed"}
+    secret, sealed = work / "secret", work / "sealed.openssl"
+    secret.write_text(os.urandom(16).hex())
+    words = ["openssl", "enc", "-aes-256-ctr", "-pbkdf2", "-pass", f"file:{secret}", "-in"]
+    commands.run([*words, str(plain), "-out", str(sealed)])
+    forward = [*words, str(plain), "-out", str(out)]
+    encrypt.append(Contender(OPENSSL, "run(words)", _run_names(forward)))
+    back = [*words, str(sealed), "-d", "-out", str(out)]
+    decrypt.append(Contender(OPENSSL, "run(words)", _run_names(back)))
+    return {}
 
 
 def _read_through(path: Path) -> None:

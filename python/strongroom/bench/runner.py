@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import further, machine
+from . import files, further, machine
 from .peers import AESGCM, COBBLESTONE
 
 SCHEMA: Final = 1
@@ -165,8 +165,14 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             arguments = {"size": size, "pace": pace}
             jobs.append(Job(f"keysets, {size} bytes", engine, "works", "keysets", arguments))
         on_disk = jobs if first else spare
-        arguments = {"size": scale.file, "folder": folder, "peers": first, "pace": files_pace}
+        besides = [files.AGE, files.OPENSSL] if first else []
+        arguments = {"size": scale.file, "folder": folder, "peers": besides, "pace": files_pace}
         on_disk.append(Job("files", engine, "files", "files", arguments, not first))
+        if first:
+            # What the disk hides: age doesn't wait for it.
+            arguments = {**arguments, "folder": files.MEMORY_FOLDER, "peers": [files.AGE]}
+            arguments |= {"label": files.IN_MEMORY, "size": scale.file // 4}
+            jobs.append(Job("files in memory", engine, "files", "files", arguments))
         arguments = {"count": scale.tree, "size": 4 * KIB, "folder": folder, "pace": files_pace}
         on_disk.append(Job("tree", engine, "files", "tree", arguments, not first))
         arguments = {"size": scale.file, "folder": folder, "pace": pace}
