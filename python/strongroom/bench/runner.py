@@ -172,6 +172,7 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             # What the disk hides: age doesn't wait for it.
             arguments = {**arguments, "folder": files.MEMORY_FOLDER, "peers": [files.AGE]}
             arguments |= {"label": files.IN_MEMORY, "size": scale.file // 4}
+            arguments["pace"] = {**files_pace, "budget_seconds": scale.file_budget_seconds / 4}
             jobs.append(Job("files in memory", engine, "files", "files", arguments))
         arguments = {"count": scale.tree, "size": 4 * KIB, "folder": folder, "pace": files_pace}
         on_disk.append(Job("tree", engine, "files", "tree", arguments, not first))

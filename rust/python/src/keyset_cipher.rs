@@ -161,7 +161,7 @@ impl KeysetCipher {
         })
     }
 
-    /// `rotate_encryption` for many messages, in their order.
+    /// `rotate_encryption` for many messages, in their order and on all cores: all or none.
     ///
     /// Raises:
     ///     DecryptionError: A message does not authenticate; `index` says which.
