@@ -149,5 +149,6 @@ pub const FILE_SHARED_MIN: u64 = 8 << 20;
 /// waits for the disk.
 pub const FILE_GROUP_BYTES: u64 = 1 << 30;
 /// Bytes of a long file between two syncs while it is written: 1 GiB takes 0.5 s so, where it
-/// takes 0.8 with one sync at the end.
+/// takes 0.8 with one sync at the end; on a slower disk 1.9, 2.3 and, with posix_fadvise to begin the
+/// writing in place of the syncs, 2.4.
 pub const FILE_FLUSH_STEP: u64 = 64 << 20;
