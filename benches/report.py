@@ -12,7 +12,8 @@ Written by `make bench`; the notes at the end are kept by hand in `benches/NOTES
 
 Ratios are ratios of medians of the same turns: within one process the contenders take turns, a
 turn is 10 ms of one of them (one operation where that takes longer, after one that is not timed,
-but for files), another one begins each round, and nothing sleeps between turns. Each engine has
+but for files), another one begins each round, and nothing sleeps between turns. Files have a round
+before that isn't counted, unless three rounds would take twice their time. Each engine has
 processes of its own, with the peers in them. Files are written to names that were unlinked just
 before. Nothing is measured against a figure of another run. Records carry a random nonce, their
 key id and a key commitment; `AESGCM` is given a random nonce (`os.urandom(12)`), and neither stores

@@ -25,6 +25,7 @@ CP_TREE: Final = "cp -r"
 AGE: Final = "age"
 OPENSSL: Final = "openssl enc -aes-256-ctr"
 IN_MEMORY: Final = "a file in memory"
+# The system's own name; a private folder is made in it.
 MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108
 PREAD: Final = "os.pread of 16 KiB"
 OPEN_PREAD: Final = "open().pread of 4 KiB"
@@ -47,7 +48,7 @@ def files(
 
     Args:
         size: Bytes of plaintext.
-        folder: Where there is room for five times that.
+        folder: Where there is room for four times that, and once more for each peer.
         peers: Of age and openssl those that take part.
         pace: Rounds and time.
         label: What the groups call the file.
@@ -195,6 +196,7 @@ def _add_age(
     if not shutil.which("age") or not shutil.which("age-keygen"):
         return {AGE: "age is not installed (Debian: apt install age)"}
     identity, sealed = work / "identity", work / "sealed.age"
+    # Words of our own, and the age that PATH has: it is that one which is measured.
     subprocess.run(["age-keygen", "-o", str(identity)], check=True, capture_output=True)  # noqa: S603, S607
     asked = ["age-keygen", "-y", str(identity)]
     done = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603

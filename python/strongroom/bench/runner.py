@@ -224,7 +224,7 @@ def run(
         begun = time.monotonic()
         usual = document["jobs"].get(f"{job.name} ({DEFAULT})", 0)
         if job.spare and begun - started + usual > scale.seconds:
-            document["left_out"][f"{job.name} ({job.engine})"] = "no time: the disk is slow"
+            document["left_out"][f"{job.name} ({job.engine})"] = "the run took too long already"
             continue
         try:
             result = run_job(job)

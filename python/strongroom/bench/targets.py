@@ -88,10 +88,10 @@ def rows(document: Mapping[str, Any], engine: str = "default") -> list[Row]:
         name = f"{work}_file, {group.removeprefix(f'{work} file ')}, durable"
         make.time(name, group, files.LIBRARY, files.CP_SYNC, 1.2, two_cores=True)
         make.speed(name, group, files.LIBRARY, files.AGE, 2)
-        start = f"{work} {files.IN_MEMORY}"
-        group = _named(groups, start, f"{start} 256 MiB")
-        name = f"{work}_file, {group.removeprefix(f'{start} ')}, in memory and not on a disk"
         if engine == "default":
+            start = f"{work} {files.IN_MEMORY}"
+            group = _named(groups, start, f"{start} 256 MiB")
+            name = f"{work}_file, {group.removeprefix(f'{start} ')}, in memory and not on a disk"
             make.speed(name, group, files.LIBRARY, files.AGE, 2)
     for work in ("encrypt", "decrypt"):
         group = _named(groups, f"{work} tree", f"{work} tree 10,000 x 4 KiB")

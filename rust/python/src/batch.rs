@@ -9,12 +9,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use strongroom_core::batch::{self, Item, PIECE_RECORDS};
 use strongroom_core::keys::{BoxLabel, KeyHandle, KeyId, Material};
-use strongroom_core::params::{KIND_ENVELOPE, PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD};
+use strongroom_core::params::{
+    DETACH_MIN, KIND_ENVELOPE, PARALLEL_MIN, PIECE_LEN, RECORD_OVERHEAD,
+};
 use strongroom_core::{Error, parallel, record};
 
 use crate::buf::list::UnfilledList;
 use crate::buf::{Input, UnfilledBytes};
-use crate::cipher::{detached_above, seal_envelope};
+use crate::cipher::seal_envelope;
 use crate::errors::OrRaise;
 use crate::share::Share;
 use crate::tally::{self, Operation};
@@ -170,9 +172,12 @@ impl<'a, 'py> Batch<'a, 'py> {
                     // What needs the GIL, while the helpers have this block to work on.
                     let appended = append(&mut result, std::mem::take(&mut finished));
                     let next = appended.and_then(|()| self.prepare(next_start, &way, out_len));
-                    let free = Instant::now();
-                    detached_above(py, total, || run.lead(&mut |done| ticker.tick(done)));
-                    share.offer_after(py, free.elapsed());
+                    let mut lead = || run.lead(&mut |done| ticker.tick(done));
+                    if total < DETACH_MIN && next_start - start == self.count {
+                        lead();
+                    } else {
+                        share.release(py, lead);
+                    }
                     next
                 },
             );
@@ -367,7 +372,7 @@ impl Counted {
     }
 }
 
-/// Brings messages under `key`. `way` says which records are that have to be, and opens nothing.
+/// Brings messages under `key`: records here, as `way` says, envelopes by `way` itself.
 pub fn rotate_many<'py>(
     py: Python<'py>,
     key: &KeyHandle,

@@ -7,11 +7,7 @@ use pyo3::Python;
 
 use crate::buf::detached::detach;
 
-/// The time after which the GIL is released. Who asked for it long enough gets it then, however short
-/// the release is: CPython makes the one who releases wait for the switch.
-const HELD_MAX: Duration = Duration::from_millis(1);
-
-/// The time after which others get a chance without that.
+/// The time after which other threads get a chance.
 const KEPT_MAX: Duration = Duration::from_millis(4);
 
 /// How long the GIL must be free to be a chance: a thread that waits for it has to wake up first. One
@@ -20,39 +16,30 @@ const KEPT_MAX: Duration = Duration::from_millis(4);
 /// out for good. One of some 300 such chances was missed.
 const CHANCE: Duration = Duration::from_micros(100);
 
-/// What other threads had of the GIL.
-pub struct Share {
-    released: Instant,
-    chance: Instant,
-}
+/// When other threads had a chance last.
+pub struct Share(Instant);
 
 impl Share {
     /// For a call that begins.
     pub fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            released: now,
-            chance: now,
-        }
+        Self(Instant::now())
     }
 
-    /// Gives them what they are due.
-    pub fn offer(&mut self, py: Python<'_>) {
-        if self.chance.elapsed() >= KEPT_MAX {
-            detach(py, || thread::sleep(CHANCE));
-            *self = Self::new();
-        } else if self.released.elapsed() >= HELD_MAX {
-            detach(py, || {});
-            self.released = Instant::now();
+    /// Runs `work` without the GIL, and stays away from it longer if others are due a chance and
+    /// that was none.
+    pub fn release<R: Send>(&mut self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
+        let due = self.0.elapsed() >= KEPT_MAX;
+        let free = Instant::now();
+        let result = detach(py, || {
+            let result = work();
+            if due && free.elapsed() < CHANCE {
+                thread::sleep(CHANCE);
+            }
+            result
+        });
+        if free.elapsed() >= CHANCE {
+            self.0 = Instant::now();
         }
-    }
-
-    /// The same after the GIL was free for as long as `free`, which may have been a chance.
-    pub fn offer_after(&mut self, py: Python<'_>, free: Duration) {
-        if free >= CHANCE {
-            *self = Self::new();
-        } else {
-            self.offer(py);
-        }
+        result
     }
 }
