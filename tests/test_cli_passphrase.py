@@ -231,6 +231,28 @@ def test_ctrl_c_at_the_prompt(cli: Cli) -> None:
     assert not (cli.folder / "plain.srm").exists()
 
 
+def test_ctrl_c_in_the_last_moment_before_waiting(cli: Cli, tmp_path: Path) -> None:
+    """Where Python would look at it after the line only, which nobody goes on to type."""
+    library = tmp_path / "late.so"
+    source = Path(__file__).with_name("late_signal.c")
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    subprocess.run(["gcc", *flags, "-o", library, source, "-ldl"], check=True)
+    environment = cli.env | {"LD_PRELOAD": str(library)}
+    with Terminal(cli, "encrypt", "plain", "-p", env=environment) as terminal:
+        terminal.expect("Passphrase: ")
+        assert terminal.end() == exitcodes.INTERRUPTED
+        assert terminal.echoes()
+
+
+def test_typed_bytes_that_are_no_text(cli: Cli) -> None:
+    with Terminal(cli, "encrypt", "plain", "-p") as terminal:
+        terminal.expect("Passphrase: ")
+        os.write(terminal.fileno(), b"caf\xe9\n")
+        assert terminal.end() == exitcodes.USAGE
+        assert "what was typed is not utf-8" in terminal.seen.lower()
+        assert terminal.echoes()
+
+
 def test_without_a_terminal_it_is_usage(cli: Cli) -> None:
     for words in (["encrypt", "plain", "-p"], ["init"]):
         result = cli.fails(exitcodes.USAGE, *words)
