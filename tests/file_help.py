@@ -21,9 +21,25 @@ LONG = os.environ.get("STRONGROOM_LONG") == "1"
 
 CHUNK = 16_384
 PIECE = 8 * CHUNK
-"""Plaintext of a chunk, and of what a worker takes at a time."""
+"""Plaintext of a chunk, and of what a worker takes at a time of a file up to `SHORT_MAX`."""
 
-LENGTHS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1_000_003)
+SHORT_MAX = 8 << 20
+
+LENGTHS = (
+    0,
+    1,
+    CHUNK - 1,
+    CHUNK,
+    CHUNK + 1,
+    PIECE - 1,
+    PIECE,
+    PIECE + 1,
+    3 * PIECE,
+    1_000_003,
+    SHORT_MAX,
+    SHORT_MAX + 1,
+    9 << 20,
+)
 
 
 def make_store(directory: Path) -> KeyStore:

@@ -441,10 +441,16 @@ def test_a_full_disk(store, tmp_path):
         assert names(disk) == ["plain"]
 
 
+_ENCRYPT = "strongroom.encrypt_file(plain, sealed, passphrase='x', overwrite=True)"
+_WRITE = """
+with strongroom.open(sealed, "wb", passphrase="x") as file:
+    file.write(open(plain, "rb").read())
+"""
 _FAILING_DISK = """
 import sys, strongroom
+work, plain, sealed = sys.argv[1:]
 try:
-    strongroom.encrypt_file(sys.argv[1], sys.argv[2], passphrase="x", overwrite=True)
+    exec(work)
 except OSError as error:
     print(error.errno)
 """
@@ -452,14 +458,15 @@ except OSError as error:
 
 @pytest.mark.parametrize("when", ["1", "1+"])
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "fsync", "renameat"])
-def test_a_disk_that_fails(work, call, when):
+@pytest.mark.parametrize("how", [_ENCRYPT, _WRITE], ids=["encrypt", "write"])
+def test_a_disk_that_fails(work, how, call, when):
     # Long enough to be synced while it is written, which is when fdatasync is called.
     (work / "plain").write_bytes(bytes(160 << 20))
     (work / "sealed").write_bytes(b"old")
     child = subprocess.run(
         [
             *("strace", "-f", "-o", "/dev/null", "-e", f"inject={call}:error=EIO:when={when}"),
-            *(sys.executable, "-c", _FAILING_DISK, work / "plain", work / "sealed"),
+            *(sys.executable, "-c", _FAILING_DISK, how, work / "plain", work / "sealed"),
         ],
         capture_output=True,
         check=False,

@@ -28,7 +28,7 @@ def keys(store: KeyStore, tmp_path: Path) -> list[bytes]:
     return default_keys(store, tmp_path)
 
 
-@pytest.mark.parametrize("length", [0, 1, 16_384, 16_385, 1_000_000])
+@pytest.mark.parametrize("length", [0, 1, 16_384, 16_385, 1_000_000, 9_000_000])
 def test_files(store: KeyStore, keys: list[bytes], tmp_path: Path, length: int) -> None:
     plain, sealed, out = tmp_path / "plain", tmp_path / "sealed", tmp_path / "out"
     plain.write_bytes(os.urandom(length))

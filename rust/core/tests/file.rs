@@ -15,11 +15,16 @@ use strongroom_core::file::{
     self, Job, Located, Options, Place, Reader, RewrapKeys, Side, Trouble, Work, Writer,
 };
 use strongroom_core::keys::{KeyHandle, KeyId, Material};
-use strongroom_core::params::{CHUNK_LEN, FILE_PIECE_CHUNKS};
+use strongroom_core::params::{
+    CHUNK_LEN, FILE_LONG_PIECE_CHUNKS, FILE_PIECE_CHUNKS, FILE_SHARED_MIN,
+};
 use strongroom_core::{Error, Result};
 
 const PIECE: usize = FILE_PIECE_CHUNKS * CHUNK_LEN;
-const LENGTHS: [usize; 10] = [
+/// The longest file whose pieces are short.
+const SHORT_MAX: usize = FILE_SHARED_MIN as usize;
+const LONG_PIECE: usize = FILE_LONG_PIECE_CHUNKS * CHUNK_LEN;
+const LENGTHS: [usize; 14] = [
     0,
     1,
     CHUNK_LEN - 1,
@@ -30,6 +35,10 @@ const LENGTHS: [usize; 10] = [
     PIECE + 1,
     3 * PIECE,
     10 * PIECE + 12_345,
+    SHORT_MAX,
+    SHORT_MAX + 1,
+    10 * LONG_PIECE,
+    10 * LONG_PIECE + CHUNK_LEN + 1,
 ];
 
 /// Keys, the last of them the primary.

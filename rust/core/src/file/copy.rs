@@ -14,34 +14,71 @@ use crate::envelope::{KeySource, NewSlot};
 use crate::error::Result;
 use crate::parallel::{self, Tick};
 use crate::params::{
-    CHUNK_LEN, FILE_PIECE_CHUNKS, FILE_WORKERS_MAX, PARALLEL_MIN, TAG_LEN, WIRE_CHUNK_LEN,
+    CHUNK_LEN, FILE_BUFFERS_MAX, FILE_LONG_PIECE_CHUNKS, FILE_PIECE_CHUNKS, FILE_SHARED_MIN,
+    FILE_WORKERS_MAX, PARALLEL_MIN, TAG_LEN, WIRE_CHUNK_LEN,
 };
 use crate::stream::StreamKey;
 
-/// Plaintext bytes of a piece.
-pub const PIECE: usize = FILE_PIECE_CHUNKS * CHUNK_LEN;
-/// The same, sealed.
-pub const WIRE_PIECE: usize = FILE_PIECE_CHUNKS * WIRE_CHUNK_LEN;
-
-/// Buffers of the pieces that are under way: as many as threads have asked for at once.
+/// How long pieces are, and buffers of those that are under way: as many as threads have asked
+/// for at once.
 pub struct Ring {
+    chunks: usize,
     free: Mutex<Vec<Buffers>>,
 }
 
-/// The two sides of a piece.
+/// The two sides of a piece, each there once it is asked for.
 pub struct Buffers {
-    /// Plaintext: wiped in the end.
-    pub plain: Zeroizing<Vec<u8>>,
-    /// What is written of it, a header in front where there is one.
-    pub sealed: Vec<u8>,
+    chunks: usize,
+    plain: Zeroizing<Vec<u8>>,
+    sealed: Vec<u8>,
+}
+
+impl Buffers {
+    /// Room for the plaintext, wiped in the end, and for what is written of it; a header goes in front
+    /// of that.
+    pub fn both(&mut self) -> (&mut [u8], &mut Vec<u8>) {
+        if self.plain.is_empty() {
+            self.plain = Zeroizing::new(vec![0; self.chunks * CHUNK_LEN]);
+        }
+        self.sealed();
+        (&mut self.plain, &mut self.sealed)
+    }
+
+    /// Room for what is written alone.
+    pub fn sealed(&mut self) -> &mut Vec<u8> {
+        if self.sealed.is_empty() {
+            self.sealed = vec![0; self.chunks * WIRE_CHUNK_LEN];
+        }
+        &mut self.sealed
+    }
 }
 
 impl Ring {
-    /// No buffer yet.
-    pub fn new() -> Self {
+    /// For a file of about so many bytes, or for several of at most as many.
+    pub fn for_len(len: u64) -> Self {
         Self {
+            chunks: if len > FILE_SHARED_MIN {
+                FILE_LONG_PIECE_CHUNKS
+            } else {
+                FILE_PIECE_CHUNKS
+            },
             free: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Chunks of a piece.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// Plaintext bytes of a piece.
+    pub fn plain_len(&self) -> usize {
+        self.chunks * CHUNK_LEN
+    }
+
+    /// The same, sealed.
+    pub fn sealed_len(&self) -> usize {
+        self.chunks * WIRE_CHUNK_LEN
     }
 
     /// Lends a pair for one piece.
@@ -52,8 +89,9 @@ impl Ring {
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
         let mut buffers = lent.unwrap_or_else(|| Buffers {
-            plain: Zeroizing::new(vec![0; PIECE]),
-            sealed: vec![0; WIRE_PIECE],
+            chunks: self.chunks,
+            plain: Zeroizing::new(Vec::new()),
+            sealed: Vec::new(),
         });
         let result = work(&mut buffers);
         self.free
@@ -74,12 +112,13 @@ pub enum Crew {
 }
 
 impl Crew {
-    /// Does `work` for pieces 0 to `pieces` - 1.
+    /// Does `work` for pieces 0 to `pieces` - 1, with buffers of `ring`.
     ///
     /// # Errors
     /// The first error; what `tick` returns.
     pub fn each(
         self,
+        ring: &Ring,
         pieces: u64,
         work: impl Fn(u64) -> Result<u64> + Sync,
         tick: Tick<'_>,
@@ -94,11 +133,12 @@ impl Crew {
                 Ok(())
             }
             Crew::Pool(workers) => {
-                let workers = if pieces * (PIECE as u64) < PARALLEL_MIN as u64 {
+                let workers = if pieces * (ring.plain_len() as u64) < PARALLEL_MIN as u64 {
                     1
                 } else {
-                    // So that the buffers of all stay within 16 MiB.
-                    workers.unwrap_or(FILE_WORKERS_MAX).min(FILE_WORKERS_MAX)
+                    let most = FILE_BUFFERS_MAX / (ring.plain_len() + ring.sealed_len());
+                    let most = most.min(FILE_WORKERS_MAX);
+                    workers.map_or(most, |workers| workers.min(most))
                 };
                 parallel::for_each(0..pieces, Some(workers), work, tick)
             }
@@ -120,23 +160,25 @@ pub fn seal_all<D: AsFd + Sync>(
     tick: Tick<'_>,
 ) -> Result<()> {
     let len = source.len();
+    let piece_len = ring.plain_len();
     let seal = |piece: u64| {
         ring.with(|buffers| {
-            let at = piece * PIECE as u64;
-            let count = usize::try_from(len - at).unwrap_or(PIECE).min(PIECE);
-            let plain = &mut buffers.plain[..count];
+            let at = piece * piece_len as u64;
+            let count = usize::try_from(len - at).map_or(piece_len, |left| left.min(piece_len));
+            let (plain, sealed) = buffers.both();
+            let plain = &mut plain[..count];
             source.read_exact_at(plain, at)?;
-            seal_piece(target, header, key, piece, plain, &mut buffers.sealed)?;
+            seal_piece(target, header, key, piece, plain, ring.chunks(), sealed)?;
             Ok(count as u64)
         })
     };
     // One more than whole pieces: the last chunk is short, and may be empty.
-    crew.each(len / PIECE as u64 + 1, seal, tick)?;
+    crew.each(ring, len / piece_len as u64 + 1, seal, tick)?;
     source.check_unchanged()
 }
 
-/// Seals and writes a piece: the last one is the one that is shorter than the others, and may be
-/// empty. The first one and the header go out in one write.
+/// Seals and writes a piece of `piece_chunks` chunks: the last one is the one that is shorter than
+/// the others, and may be empty. The first one and the header go out in one write.
 ///
 /// # Errors
 /// The system's error; [`crate::Error::Limit`].
@@ -146,22 +188,20 @@ pub fn seal_piece<D: AsFd>(
     key: &StreamKey,
     piece: u64,
     plain: &[u8],
+    piece_chunks: usize,
     out: &mut Vec<u8>,
 ) -> Result<()> {
-    let chunks = plain.len() / CHUNK_LEN + usize::from(plain.len() < PIECE);
+    let chunks = (plain.len() / CHUNK_LEN + 1).min(piece_chunks);
     let front = if piece == 0 { header } else { &[] };
     let end = front.len() + plain.len() + chunks * TAG_LEN;
     if out.len() < end {
         out.resize(end, 0);
     }
     out[..front.len()].copy_from_slice(front);
-    key.seal_run(
-        piece * FILE_PIECE_CHUNKS as u64,
-        plain,
-        &mut out[front.len()..end],
-    )?;
+    let first = piece * piece_chunks as u64;
+    key.seal_run(first, plain, &mut out[front.len()..end])?;
     let start = if piece == 0 { 0 } else { header.len() as u64 };
-    target.write_at(&out[..end], start + piece * WIRE_PIECE as u64)
+    target.write_at(&out[..end], start + first * WIRE_CHUNK_LEN as u64)
 }
 
 /// Opens all chunks of a message, the last one first: it is not the last of a message that was
@@ -179,14 +219,16 @@ pub fn open_all(
 ) -> Result<()> {
     let key = &message.opened.stream;
     let open = |buffers: &mut Buffers, first: u64, at: u64, count: usize| {
-        let sealed = &mut buffers.sealed[..count];
+        let (plain, sealed) = buffers.both();
+        let sealed = &mut sealed[..count];
         source.read_exact_at(sealed, message.start + at)?;
         let whole = count / WIRE_CHUNK_LEN;
-        let plain = count - (whole + usize::from(!count.is_multiple_of(WIRE_CHUNK_LEN))) * TAG_LEN;
-        key.open_run(first, sealed, &mut buffers.plain[..plain])?;
-        Ok(plain)
+        let len = count - (whole + usize::from(!count.is_multiple_of(WIRE_CHUNK_LEN))) * TAG_LEN;
+        key.open_run(first, sealed, &mut plain[..len])?;
+        Ok(len)
     };
-    let pieces = message.sealed.div_ceil(WIRE_PIECE as u64);
+    let piece_len = ring.sealed_len();
+    let pieces = message.sealed.div_ceil(piece_len as u64);
     if pieces > 1 {
         let last = message.plaintext / CHUNK_LEN as u64;
         let at = last * WIRE_CHUNK_LEN as u64;
@@ -196,16 +238,16 @@ pub fn open_all(
     }
     let step = |piece: u64| {
         ring.with(|buffers| {
-            let at = piece * WIRE_PIECE as u64;
-            let count = usize::try_from(message.sealed - at)
-                .unwrap_or(WIRE_PIECE)
-                .min(WIRE_PIECE);
-            let plain = open(buffers, piece * FILE_PIECE_CHUNKS as u64, at, count)?;
-            take(&buffers.plain[..plain], piece * PIECE as u64)?;
-            Ok(plain as u64)
+            let at = piece * piece_len as u64;
+            let left = usize::try_from(message.sealed - at);
+            let count = left.map_or(piece_len, |left| left.min(piece_len));
+            let first = piece * ring.chunks() as u64;
+            let len = open(buffers, first, at, count)?;
+            take(&buffers.both().0[..len], first * CHUNK_LEN as u64)?;
+            Ok(len as u64)
         })
     };
-    crew.each(pieces, step, tick)
+    crew.each(ring, pieces, step, tick)
         .map_err(|error| source.explain(error))?;
     source.check_len()
 }
@@ -234,7 +276,7 @@ pub fn encrypt(
         &target,
         &bytes,
         &key,
-        &Ring::new(),
+        &Ring::for_len(source.len()),
         Crew::Pool(None),
         tick,
     )?;
@@ -270,7 +312,7 @@ pub fn decrypt(
     open_all(
         &source,
         &message,
-        &Ring::new(),
+        &Ring::for_len(message.plaintext),
         Crew::Pool(None),
         write,
         tick,
@@ -296,7 +338,7 @@ pub fn verify(
     open_all(
         &source,
         &message,
-        &Ring::new(),
+        &Ring::for_len(message.plaintext),
         Crew::Pool(None),
         |_, _| Ok(()),
         tick,

@@ -24,12 +24,8 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// For a file that will have `len` bytes; None for one that is not long, or without a thread:
-    /// then the sync at the end does it all.
-    pub fn new(fd: impl AsFd, len: u64) -> Option<Self> {
-        if len < 2 * FILE_FLUSH_STEP {
-            return None;
-        }
+    /// None without a thread: then the sync at the end does it all.
+    pub fn new(fd: impl AsFd) -> Option<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?;
         let (wake, woken) = mpsc::channel();
         let (sender, answer) = mpsc::channel();

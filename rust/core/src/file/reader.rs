@@ -4,7 +4,6 @@ use std::sync::{Mutex, TryLockError};
 
 use zeroize::Zeroizing;
 
-use super::copy::{PIECE, WIRE_PIECE};
 use super::place::Place;
 use super::source::{Source, open_message};
 use crate::envelope::KeySource;
@@ -13,6 +12,9 @@ use crate::keys::KeyId;
 use crate::parallel::{self, Tick};
 use crate::params::{CHUNK_LEN, FILE_PIECE_CHUNKS, FILE_WORKERS_MAX, PARALLEL_MIN, WIRE_CHUNK_LEN};
 use crate::stream::RandomAccess;
+
+/// Plaintext bytes that a worker opens at a time.
+const PIECE: usize = FILE_PIECE_CHUNKS * CHUNK_LEN;
 
 /// An encrypted file, open for reading: whole when it was opened, and of the length that its last
 /// chunk says.
@@ -156,7 +158,6 @@ impl Reader {
         let open = |(number, out): (usize, &mut [u8])| {
             let first = first + (number * FILE_PIECE_CHUNKS) as u64;
             let mut sealed = vec![0; out.len() / CHUNK_LEN * WIRE_CHUNK_LEN];
-            debug_assert!(sealed.len() <= WIRE_PIECE);
             self.source
                 .read_exact_at(&mut sealed, self.start + self.access.chunk_at(first).0)?;
             self.access.open(first, &sealed, out)?;

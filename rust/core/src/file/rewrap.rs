@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, OFlags};
 use rustix::io::Errno;
 
-use super::copy::{Crew, PIECE, Ring, WIRE_PIECE, open_all, seal_piece};
+use super::copy::{Crew, Ring, open_all, seal_piece};
 use super::found::Found;
 use super::in_place::InPlace;
 use super::place::Place;
@@ -237,20 +237,20 @@ impl Locked {
         let header = header.to_bytes();
         target.write_at(&header, 0)?;
         let sealed = self.source.len() - self.start;
-        let ring = Ring::new();
+        let ring = Ring::for_len(sealed);
+        let piece_len = ring.sealed_len();
         let copy = |piece: u64| {
             ring.with(|buffers| {
-                let at = piece * WIRE_PIECE as u64;
-                let count = usize::try_from(sealed - at)
-                    .unwrap_or(WIRE_PIECE)
-                    .min(WIRE_PIECE);
-                let bytes = &mut buffers.sealed[..count];
+                let at = piece * piece_len as u64;
+                let left = usize::try_from(sealed - at);
+                let count = left.map_or(piece_len, |left| left.min(piece_len));
+                let bytes = &mut buffers.sealed()[..count];
                 self.source.read_exact_at(bytes, self.start + at)?;
                 target.write_at(bytes, header.len() as u64 + at)?;
                 Ok(count as u64)
             })
         };
-        Crew::Pool(None).each(sealed.div_ceil(WIRE_PIECE as u64), copy, tick)?;
+        Crew::Pool(None).each(&ring, sealed.div_ceil(piece_len as u64), copy, tick)?;
         self.source.check_unchanged()?;
         self.take_the_name(target, sealed, tick)
     }
@@ -285,11 +285,14 @@ impl Locked {
         let target = Target::create(place.dir, place.name, PRIVATE)?.expecting(self.source.len());
         let (header, key) = create(&slots, associated_data)?;
         let header = header.to_bytes();
-        let (ring, sealing) = (Ring::new(), Ring::new());
+        let len = message.plaintext;
+        let (ring, sealing) = (Ring::for_len(len), Ring::for_len(len));
+        let chunks = ring.chunks();
         let reseal = |plain: &[u8], at: u64| {
-            let piece = at / PIECE as u64;
+            let piece = at / ring.plain_len() as u64;
             sealing.with(|buffers| {
-                seal_piece(&target, &header, &key, piece, plain, &mut buffers.sealed)
+                let out = buffers.sealed();
+                seal_piece(&target, &header, &key, piece, plain, chunks, out)
             })
         };
         open_all(

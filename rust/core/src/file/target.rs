@@ -18,6 +18,7 @@ use super::source::Source;
 use super::sys::{On, Side, Sync, Syncer, Trouble, write_at};
 use crate::error::{Error, Result, hex};
 use crate::parallel::Tick;
+use crate::params::FILE_FLUSH_STEP;
 use crate::random;
 
 const TEMPORARY_PREFIX: &[u8] = b".strongroom-";
@@ -72,8 +73,15 @@ impl<D: AsFd> Target<D> {
 
     /// Says how many bytes will be written: a long file is synced as it grows.
     pub fn expecting(mut self, len: u64) -> Self {
-        self.flusher = Flusher::new(self.file(), len);
+        if len >= 2 * FILE_FLUSH_STEP {
+            self.becomes_long();
+        }
         self
+    }
+
+    /// From now on the file is synced as it grows.
+    pub fn becomes_long(&mut self) {
+        self.flusher = Flusher::new(self.file());
     }
 
     /// Writes at an offset.

@@ -14,7 +14,7 @@ use crate::envelope::NewSlot;
 use crate::error::{Error, Result};
 use crate::keys::KeyId;
 use crate::parallel::Tick;
-use crate::params::CHUNK_LEN;
+use crate::params::{CHUNK_LEN, FILE_FLUSH_STEP};
 use crate::stream::Encryptor;
 
 /// Sealed bytes that are gathered before they are written.
@@ -126,7 +126,11 @@ impl Writer {
 
     fn flush(&mut self) -> Result<()> {
         self.target.write_at(&self.pending, self.offset)?;
+        let before = self.offset / FILE_FLUSH_STEP;
         self.offset += self.pending.len() as u64;
+        if before == 0 && self.offset >= FILE_FLUSH_STEP {
+            self.target.becomes_long();
+        }
         self.pending.clear();
         Ok(())
     }
