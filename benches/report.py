@@ -15,7 +15,8 @@ turn is 10 ms of one of them (one operation where that takes longer, after one t
 but for files), another one begins each round, and nothing sleeps between turns. Files have a round
 before that isn't counted, unless three rounds would take twice their time. Each engine has
 processes of its own, with the peers in them. Files are written to names that were unlinked just
-before. Nothing is measured against a figure of another run. Records carry a random nonce, their
+before, after a sync of the file system that isn't timed: whoever syncs next would pay for blocks
+given back and for what others left unwritten. Nothing is measured against a figure of another run. Records carry a random nonce, their
 key id and a key commitment; `AESGCM` is given a random nonce (`os.urandom(12)`), and neither stores
 nor binds anything else.
 

@@ -76,6 +76,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def clear(path: Path) -> None:
+    """Remove a file or a tree, and wait for what the disk still has to do for it and for others.
+
+    Whoever syncs next would pay for that: for the blocks given back (a file system mounted with
+    `discard` tells the disk then), and for what somebody wrote and did not sync.
+    """
+    remove(path)
+    os.sync()
+
+
 class Store:
     """A key store of its own in a folder, for the library and for the command line."""
 

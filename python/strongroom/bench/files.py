@@ -44,7 +44,8 @@ def files(
     """Time a warm file of `size` bytes: ours durable, `cp`, `cp` and `sync`, age, openssl.
 
     Each writes to a name that was unlinked just before, so that all reuse pages which the machine
-    has at hand. age and openssl don't sync what they write; it isn't done for them.
+    has at hand, and begins with nothing left to be written. age and openssl don't sync what they
+    write; it isn't done for them.
 
     Args:
         size: Bytes of plaintext.
@@ -82,7 +83,7 @@ def files(
             for work_name, contenders in (("encrypt", encrypt), ("decrypt", decrypt)):
                 for contender in contenders:
                     contender.size = size
-                    contender.before = lambda: commands.remove(out)
+                    contender.before = lambda: commands.clear(out)
                 group = interleave([*contenders, *control(CONTROL_BYTES)], pace)
                 groups[f"{work_name} {label} {human(size)}"] = group
     return {"groups": groups, "left_out": left_out}
@@ -108,7 +109,7 @@ def tree(count: int, size: int, folder: str, pace: Pace) -> dict[str, Any]:
             ]
             for contender in contenders:
                 contender.size = count * size
-                contender.before = lambda: commands.remove(out)
+                contender.before = lambda: commands.clear(out)
             label = f"{work_name} tree {count:,} x {human(size)}"
             groups[label] = interleave([*contenders, *control(CONTROL_BYTES)], pace)
     return {"groups": groups, "left_out": {}}
