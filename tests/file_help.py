@@ -21,7 +21,8 @@ LONG = os.environ.get("STRONGROOM_LONG") == "1"
 
 CHUNK = 16_384
 PIECE = 8 * CHUNK
-"""Plaintext of a chunk, and of what a worker takes at a time of a file up to `SHORT_MAX`."""
+"""Plaintext of a chunk, and of what a worker takes at a time, but of files over `SHORT_MAX` that
+are encrypted."""
 
 SHORT_MAX = 8 << 20
 

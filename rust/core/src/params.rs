@@ -136,15 +136,16 @@ pub const SMALL_RECORD_MAX: usize = 0;
 pub const SMALL_BATCH_MAX: usize = 320;
 /// Nonces of records come from a buffer of this many bytes.
 pub const NONCE_BUFFER_LEN: usize = 4096;
-/// Chunks that a worker reads, seals and writes of a short file at a time: 128 KiB, of which the two
+/// Chunks that a worker reads, opens and writes of a file at a time: 128 KiB, of which the two
 /// buffers stay in the second-level cache.
 pub const FILE_PIECE_CHUNKS: usize = 8;
-/// The same of a long file: 1 MiB. Sealed pieces do not begin where a page does, and the page cache
-/// takes in long writes in long folios: 1 GiB onto ext4 took 0.49 s so, 0.54 in pieces of 512 KiB,
-/// 0.58 in 256 and 0.65 in 128; decrypted 0.47, 0.47, 0.50 and 0.54. Writes of 2 MiB are made of
-/// whole huge pages, and on a virtual machine that gives those back to its host they took up to
-/// ten times as long.
-pub const FILE_LONG_PIECE_CHUNKS: usize = 64;
+/// Chunks that a worker reads, seals and writes of a long file at a time: 512 KiB. Sealed pieces do not
+/// begin where a page does, and the page cache makes folios of all sizes of them, fewer of a long one:
+/// 1 GiB onto ext4 took 0.51 s so, 0.56 in pieces of 256 KiB and 0.67 in 128. In 1 MiB it took 0.45, but
+/// longer folios are cut from huge pages, and on a virtual machine that gives free ones back to its
+/// host it took 0.8 to 2.2 as soon as some had lain free. What is opened makes a folio of each piece:
+/// there 256 KiB were too long already.
+pub const FILE_LONG_PIECE_CHUNKS: usize = 32;
 /// The most threads at work on files, each with two buffers of a piece.
 pub const FILE_WORKERS_MAX: usize = 64;
 /// The most bytes of such buffers: at a time one thread writes to a file.

@@ -154,7 +154,7 @@ impl<'a> Round<'a, '_> {
         let mut staged: Vec<Staged<'a>> = std::iter::repeat_with(|| None)
             .take(self.jobs.len())
             .collect();
-        let (work, options, ring) = (self.work, self.options, Ring::for_len(FILE_SHARED_MIN));
+        let (work, options, ring) = (self.work, self.options, Ring::new());
         let (full, base) = (AtomicU64::new(0), *self.base);
         let left = staged.iter_mut().zip(self.jobs).zip(before).enumerate();
         let left = left.filter(|(_, (_, before))| before.is_none());
@@ -208,7 +208,10 @@ impl<'a> Round<'a, '_> {
         // Long ones one after the other, each by all workers.
         let mut long = long.into_inner().unwrap_or_else(PoisonError::into_inner);
         long.sort_unstable();
-        let ring = Ring::for_len(u64::MAX);
+        let ring = match work {
+            Work::Encrypt { .. } => Ring::for_sealing(u64::MAX),
+            _ => ring,
+        };
         for number in long {
             if full.load(Ordering::Relaxed) >= FILE_GROUP_BYTES {
                 break;

@@ -54,16 +54,21 @@ impl Buffers {
 }
 
 impl Ring {
-    /// For a file of about so many bytes, or for several of at most as many.
-    pub fn for_len(len: u64) -> Self {
+    /// For what is opened, and for short files.
+    pub fn new() -> Self {
         Self {
-            chunks: if len > FILE_SHARED_MIN {
-                FILE_LONG_PIECE_CHUNKS
-            } else {
-                FILE_PIECE_CHUNKS
-            },
+            chunks: FILE_PIECE_CHUNKS,
             free: Mutex::new(Vec::new()),
         }
+    }
+
+    /// For sealed bytes that are written, of a file of about so many.
+    pub fn for_sealing(len: u64) -> Self {
+        let mut ring = Self::new();
+        if len > FILE_SHARED_MIN {
+            ring.chunks = FILE_LONG_PIECE_CHUNKS;
+        }
+        ring
     }
 
     /// Chunks of a piece.
@@ -276,7 +281,7 @@ pub fn encrypt(
         &target,
         &bytes,
         &key,
-        &Ring::for_len(source.len()),
+        &Ring::for_sealing(source.len()),
         Crew::Pool(None),
         tick,
     )?;
@@ -312,7 +317,7 @@ pub fn decrypt(
     open_all(
         &source,
         &message,
-        &Ring::for_len(message.plaintext),
+        &Ring::new(),
         Crew::Pool(None),
         write,
         tick,
@@ -338,7 +343,7 @@ pub fn verify(
     open_all(
         &source,
         &message,
-        &Ring::for_len(message.plaintext),
+        &Ring::new(),
         Crew::Pool(None),
         |_, _| Ok(()),
         tick,

@@ -237,7 +237,7 @@ impl Locked {
         let header = header.to_bytes();
         target.write_at(&header, 0)?;
         let sealed = self.source.len() - self.start;
-        let ring = Ring::for_len(sealed);
+        let ring = Ring::for_sealing(sealed);
         let piece_len = ring.sealed_len();
         let copy = |piece: u64| {
             ring.with(|buffers| {
@@ -286,7 +286,7 @@ impl Locked {
         let (header, key) = create(&slots, associated_data)?;
         let header = header.to_bytes();
         let len = message.plaintext;
-        let (ring, sealing) = (Ring::for_len(len), Ring::for_len(len));
+        let (ring, sealing) = (Ring::for_sealing(len), Ring::for_sealing(len));
         let chunks = ring.chunks();
         let reseal = |plain: &[u8], at: u64| {
             let piece = at / ring.plain_len() as u64;
