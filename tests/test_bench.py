@@ -307,16 +307,20 @@ def test_what_there_is_no_time_for_is_left_out_by_name(monkeypatch: pytest.Monke
     assert set(document["left_out"]) == {f"{name} (aes-gcm)" for name in names}
 
 
+@pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize(("budget", "counted"), [(1e9, 2), (1e-9, 1)])
 def test_the_first_round_counts_where_there_is_no_time_for_more(
-    budget: float, counted: int
+    budget: float, counted: int, warm: bool
 ) -> None:
-    calls: list[None] = []
-    contender = Contender("one", "call()", {"call": lambda: calls.append(None)})
-    pace = Pace(slice_seconds=0, budget_seconds=budget, rounds_min=2, rounds_max=2)
+    calls: list[str] = []
+    contender = Contender("one", "call()", {"call": lambda: calls.append("call")})
+    contender.before = lambda: calls.append("before")
+    pace = Pace(slice_seconds=0, budget_seconds=budget, rounds_min=2, rounds_max=2, warm=warm)
     found = measure.interleave([contender], pace)
     assert found["one"]["rounds"] == 2
-    assert len(calls) == 1 + counted
+    # Besides the first, two of those that count have another before them, which isn't timed.
+    untimed = 2 if warm and counted == 2 else 0
+    assert calls == ["before", "call"] * (1 + counted + untimed)
 
 
 def test_other_parts_add_jobs_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:

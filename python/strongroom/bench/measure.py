@@ -42,6 +42,7 @@ class Pace:
             one operation a turn, whatever it takes. Where one fills a turn, one that isn't timed
             goes before it. With 0, a round goes before that isn't counted, unless the least rounds
             would take twice the budget.
+        warm: With 0 too, one that isn't timed goes before each, unless as above.
         budget_seconds: All turns of a group; fewer rounds where it runs out.
         rounds_min: Rounds that are made whatever the budget says.
         rounds_max: The most rounds.
@@ -51,6 +52,7 @@ class Pace:
     budget_seconds: float = 5.0
     rounds_min: int = 5
     rounds_max: int = ROUNDS_MAX
+    warm: bool = False
 
 
 def interleave(contenders: Sequence[Contender], pace: Pace) -> dict[str, dict[str, Any]]:
@@ -75,15 +77,16 @@ def interleave(contenders: Sequence[Contender], pace: Pace) -> dict[str, dict[st
         firsts.append(first)
     samples: list[list[float]] = [[] for _ in contenders]
     rounds = 0
+    warm = pace.warm or pace.slice_seconds > 0
     if not pace.slice_seconds and sum(firsts) * pace.rounds_min > 2 * pace.budget_seconds:
-        samples, rounds = [[first] for first in firsts], 1
+        samples, rounds, warm = [[first] for first in firsts], 1, False
     else:
         started = time.perf_counter()
     while rounds < pace.rounds_max:
         for i in order(len(contenders), rounds):
             before = contenders[i].before or _nothing
             # Memory that lay free for a second may be the host's again: who gets it first pays.
-            if counts[i] == 1 and pace.slice_seconds:
+            if counts[i] == 1 and warm:
                 before()
                 timers[i].timeit(1)
             before()

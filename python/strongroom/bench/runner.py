@@ -131,8 +131,9 @@ def plan(scale: Scale, folder: str) -> list[Job]:
         "budget_seconds": scale.file_budget_seconds,
         "rounds_min": scale.file_rounds_min,
         "rounds_max": 15,
+        "warm": True,
     }
-    starts = {**files_pace, "rounds_min": scale.starts, "rounds_max": scale.starts}
+    starts = {**files_pace, "warm": False, "rounds_min": scale.starts, "rounds_max": scale.starts}
     jobs: list[Job] = []
     spare: list[Job] = []
     arguments: dict[str, Any]
