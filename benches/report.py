@@ -14,11 +14,11 @@ Ratios are ratios of medians of the same turns: within one process the contender
 turn is 10 ms of one of them (one operation where that takes longer, after one that is not timed),
 another one begins each round, and nothing sleeps between turns. Files have a round before that
 isn't counted; where three rounds would take twice their time it counts, and nothing goes untimed
-before the turns that follow. Each engine has processes of its own, with the peers in them. Files are
-written to names that were unlinked just before, after a sync of the file system that isn't timed:
-whoever syncs next would pay for blocks given back and for what others left unwritten. Nothing is
-measured against a figure of another run. Records carry a random nonce, their key id and a key
-commitment; `AESGCM` is given a random nonce (`os.urandom(12)`), and neither stores nor binds
+before the turns that follow. Each engine has processes of its own, with the peers in them. Files
+are written to names that were unlinked just before, after a sync of the file system that isn't
+timed: whoever syncs next would pay for blocks given back and for what others left unwritten.
+Nothing is measured against a figure of another run. Records carry a random nonce, their key id and
+a key commitment; `AESGCM` is given a random nonce (`os.urandom(12)`), and neither stores nor binds
 anything else.
 
 "Control" is what two Python threads of `AESGCM.encrypt_into` gave over one, in the same turns: what

@@ -109,7 +109,7 @@ def tree(count: int, size: int, folder: str, pace: Pace) -> dict[str, Any]:
             ]
             for contender in contenders:
                 contender.size = count * size
-                contender.before = lambda: commands.clear(out)
+                contender.before = lambda: commands.set_aside(out)
             label = f"{work_name} tree {count:,} x {human(size)}"
             groups[label] = interleave([*contenders, *control(CONTROL_BYTES)], pace)
     return {"groups": groups, "left_out": {}}

@@ -175,7 +175,9 @@ def plan(scale: Scale, folder: str) -> list[Job]:
             arguments |= {"label": files.IN_MEMORY, "size": scale.file // 4}
             arguments["pace"] = {**files_pace, "budget_seconds": scale.file_budget_seconds / 4}
             jobs.append(Job("files in memory", engine, "files", "files", arguments))
-        arguments = {"count": scale.tree, "size": 4 * KIB, "folder": folder, "pace": files_pace}
+        # Their memory is little, but each round leaves as many files as that.
+        tree_pace = {**files_pace, "warm": False, "rounds_max": 7}
+        arguments = {"count": scale.tree, "size": 4 * KIB, "folder": folder, "pace": tree_pace}
         on_disk.append(Job("tree", engine, "files", "tree", arguments, not first))
         arguments = {"size": scale.file, "folder": folder, "pace": pace}
         on_disk.append(Job("random reads", engine, "files", "random_reads", arguments, not first))
