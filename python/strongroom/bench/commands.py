@@ -78,7 +78,7 @@ def remove(path: Path) -> None:
 
 
 def clear(path: Path) -> None:
-    """Remove a file or a tree, and wait for what the disk still has to do for it and for others.
+    """Remove a file, and wait for what the disk still has to do for it and for others.
 
     Whoever syncs next would pay for that: for the blocks given back (a file system mounted with
     `discard` tells the disk then), and for what somebody wrote and did not sync.
@@ -91,7 +91,7 @@ def set_aside(path: Path) -> None:
     """Give a tree another name beside its own, if it is there, and sync what was not.
 
     Who removes ten thousand files slows down whoever makes new ones: ext4 without a journal passes
-    over each inode that was freed in the last half minute, one by one.
+    over each inode that was freed in the last minutes, one by one.
     """
     if path.exists():
         path.rename(tempfile.mkdtemp(prefix=f"{path.name}-", dir=path.parent))
